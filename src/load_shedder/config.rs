@@ -77,7 +77,7 @@ impl LoadShedderBuilder {
     }
 
     /// Sets the largest share of calls to shed: above 0, at most 1. Default 0.9. It bounds any hundred consecutive
-    /// calls, even when priorities change between updates.
+    /// calls, even when priorities change between updates; a share of 0.001 bounds any thousand, and so on.
     pub fn max_shed(mut self, share: f64) -> Self {
         self.max_shed = share;
         self
@@ -145,7 +145,11 @@ impl LoadShedderBuilder {
             Some((threshold, _)) if !is_share(threshold) => {
                 return Err(error("signal", "needs a threshold above 0 and at most 1"));
             }
-            Some((threshold, signal)) => Source::Signal { threshold, signal },
+            Some((threshold, signal)) => Source::Signal {
+                threshold,
+                signal,
+                last: AtomicU64::new(0.0_f64.to_bits()),
+            },
             None => Source::QueueDelay(Mutex::new(Delays {
                 codel: Codel::new(target, interval),
                 min: None,

@@ -33,7 +33,12 @@ pub(super) type Signal = Arc<dyn Fn() -> f64 + Send + Sync>;
 /// The measure of overload.
 pub(super) enum Source {
     QueueDelay(Mutex<Delays>),
-    Signal { threshold: f64, signal: Signal },
+    Signal {
+        threshold: f64,
+        signal: Signal,
+        /// The last value of the signal, as the bits of an `f64` from 0 to 1.
+        last: AtomicU64,
+    },
 }
 
 /// Observed queue delays.
@@ -67,7 +72,7 @@ impl Inner {
     pub(super) fn load(&self) -> f64 {
         match &self.source {
             Source::QueueDelay(delays) => lock(delays).codel.load(),
-            Source::Signal { .. } => 0.0,
+            Source::Signal { last, .. } => f64::from_bits(last.load(Ordering::Relaxed)),
         }
     }
 
@@ -132,9 +137,21 @@ impl Inner {
                 pressure.follow(report, window, elapsed, now);
                 (pressure.rate(), good_for)
             }
-            Source::Signal { threshold, signal } => {
+            Source::Signal {
+                threshold,
+                signal,
+                last,
+            } => {
                 // User code, outside the lock. NaN counts as no overload.
-                let overloaded = signal() >= *threshold;
+                let value = signal();
+                let load = if value.is_nan() {
+                    0.0
+                } else {
+                    value.clamp(0.0, 1.0)
+                };
+                // Relaxed: a gauge for people.
+                last.store(load.to_bits(), Ordering::Relaxed);
+                let overloaded = value >= *threshold;
                 let mut pressure = lock(&self.pressure);
                 pressure.update(overloaded, window, elapsed, now);
                 (pressure.rate(), pressure.calm_after(window))

@@ -98,7 +98,7 @@ pub struct Snapshot {
     pub shed_rate: f64,
     /// Calls of a lower priority (see [`Priority::as_u16`]) are shed, and some of those with this one.
     pub threshold: u16,
-    /// The queue delay as a share of what is tolerated, from 0 to 1. 0 with a signal.
+    /// The queue delay as a share of what is tolerated, or the signal as of the last update, from 0 to 1.
     pub load: f64,
     /// Number of calls shed.
     pub rejected: u64,

@@ -222,12 +222,17 @@ impl Threshold {
     }
 }
 
-/// Bounds the number of shed calls in any hundred consecutive calls, even when priorities change between updates.
+/// Bounds the number of shed calls in any hundred consecutive calls, even when priorities change between updates. A
+/// share of less than one in a hundred is bounded by the number of admitted calls before each shed one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ShedCap {
     max: u32,
     /// One bit per recent call, newest lowest, set if the call was shed.
     recent: u128,
+    /// Least number of calls from one shed call to the next.
+    distance: u64,
+    /// Number of calls since the last shed one, or since the start.
+    since: u64,
 }
 
 impl ShedCap {
@@ -235,18 +240,29 @@ impl ShedCap {
 
     pub(super) fn new(share: f64) -> Self {
         // In binary, 0.29 · 100 is slightly less than 29.
-        let max = f64::from(Self::CALLS) * share + 1e-9;
+        let max = (f64::from(Self::CALLS) * share + 1e-9) as u32;
+        let distance = match max {
+            0 => share.recip().ceil() as u64,
+            _ => 1,
+        };
         Self {
-            max: (max as u32).max(1),
+            max: max.max(1),
             recent: 0,
+            distance,
+            since: 0,
         }
     }
 
     /// Returns whether a call is shed. `below`: its priority is below the threshold.
     pub(super) fn sheds(&mut self, below: bool) -> bool {
         self.recent = self.recent << 1 & ((1 << Self::CALLS) - 1);
-        let sheds = below && self.recent.count_ones() < self.max;
+        self.since = self.since.saturating_add(1);
+        let is_due = self.since >= self.distance;
+        let sheds = below && is_due && self.recent.count_ones() < self.max;
         self.recent |= u128::from(sheds);
+        if sheds {
+            self.since = 0;
+        }
         sheds
     }
 }

@@ -322,3 +322,30 @@ fn a_backward_jump_of_the_clock_neither_ends_nor_prolongs_shedding() {
         assert_eq!(shedder.snapshot().shed_rate, 0.0);
     }
 }
+
+#[test]
+fn a_small_max_shed_holds_when_priorities_change_between_two_updates() {
+    let clock = ManualClock::new();
+    let shedder = on(&clock).signal(0.5, || 1.0).max_shed(0.001);
+    let shedder = shedder.build().unwrap();
+    for _ in 0..500 {
+        clock.advance(ms(1));
+        let _ = shedder.try_acquire(Priority::HIGH);
+    }
+    let shed = (0..5000).filter(|_| shedder.try_acquire(Priority::LOW).is_err());
+    assert_eq!(shed.count(), 5);
+}
+
+#[test]
+fn the_load_of_a_shedder_with_a_signal_is_that_of_the_signal() {
+    let clock = ManualClock::new();
+    let (value, read) = signal();
+    let shedder = on(&clock).signal(0.8, read).build().unwrap();
+    assert_eq!(shedder.snapshot().load, 0.0);
+    for (hundredths, load) in [(37, 0.37), (250, 1.0)] {
+        value.store(hundredths, Ordering::SeqCst);
+        clock.advance(ms(100));
+        let _ = shedder.try_acquire(Priority::NORMAL);
+        assert_eq!(shedder.snapshot().load, load);
+    }
+}

@@ -54,7 +54,14 @@ fn too_few_calls_make_no_threshold() {
 
 #[test]
 fn any_hundred_consecutive_calls_have_at_most_the_maximum_shed() {
-    for (max, most) in [(0.9, 90), (0.29, 29), (0.5, 50), (1.0, 100), (1e-9, 1)] {
+    for (max, most) in [
+        (0.9, 90),
+        (0.29, 29),
+        (0.5, 50),
+        (1.0, 100),
+        (0.01, 1),
+        (1e-9, 0),
+    ] {
         let mut cap = ShedCap::new(max);
         // After a calm period all calls are below the threshold, then half of them, then all.
         let calls = (0..1500).map(|call| {
@@ -66,6 +73,20 @@ fn any_hundred_consecutive_calls_have_at_most_the_maximum_shed() {
             .windows(100)
             .map(|calls| calls.iter().filter(|shed| **shed).count());
         assert_eq!(worst.max(), Some(most), "{max}");
+    }
+}
+
+#[test]
+fn a_maximum_of_less_than_one_in_a_hundred_holds() {
+    for (max, calls, most) in [
+        (0.001, 10_000, 10),
+        (0.0049, 10_000, 48),
+        (1e-9, 10_000, 0),
+        (f64::MIN_POSITIVE, 10_000, 0),
+    ] {
+        let mut cap = ShedCap::new(max);
+        let shed = (0..calls).filter(|_| cap.sheds(true)).count();
+        assert_eq!(shed, most, "{max}");
     }
 }
 
