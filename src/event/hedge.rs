@@ -8,7 +8,7 @@ use crate::instant::Rounded;
 /// An event of a hedge, for one call.
 ///
 /// A call for which copies were launched ends in one of [`Won`](Self::Won), [`Saved`](Self::Saved) and
-/// [`Lost`](Self::Lost), unless it is cancelled.
+/// [`Lost`](Self::Lost).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HedgeEvent {
@@ -34,7 +34,7 @@ pub enum HedgeEvent {
         /// Number of the copy, from 1.
         copy: u32,
     },
-    /// The copies changed nothing: the first one answered, or all of them failed.
+    /// The copies changed nothing: the first one answered, all of them failed, or the call was cancelled.
     #[non_exhaustive]
     Lost {
         /// Number of copies launched.

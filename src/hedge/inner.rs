@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::snapshot::Snapshot;
 use super::state::delay::LatencyDelay;
 use crate::clock::ClockHandle;
-use crate::event::{Event, HedgeEvent};
+use crate::event::{Event, HedgeEvent, Observer};
 use crate::instant::{Instant, nanos};
 use crate::policy::{Context, Outcome};
 use crate::retry_budget::{BudgetedCall, Extra, RetryBudget};
@@ -195,6 +195,15 @@ impl Inner {
         let pause = hint.map_or(self.throttled_pause, |hint| hint.min(MAX_PAUSE));
         let until = (now + pause).as_nanos();
         self.paused_until.fetch_max(until, Ordering::Relaxed);
+    }
+
+    /// Counts and reports the further copies of a call to which none of them contributed.
+    pub(super) fn lose(&self, copies: u32, observer: Option<&dyn Observer>) {
+        // Relaxed: a counter for people.
+        self.counts.lost.fetch_add(copies.into(), Ordering::Relaxed);
+        if let Some(observer) = observer {
+            observer.on_event(&self.event(HedgeEvent::Lost { copies }));
+        }
     }
 
     pub(super) const fn event(&self, event: HedgeEvent) -> Event {

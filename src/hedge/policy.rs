@@ -13,7 +13,7 @@ use super::inner::{Begun, Inner};
 use super::state::decision::{self, Due, Fate};
 use crate::clock::{self, ClockHandle, Sleep};
 use crate::error::Error;
-use crate::event::{HedgeCause, HedgeEvent, Listener, NotSent};
+use crate::event::{HedgeCause, HedgeEvent, Listener, NotSent, Panics};
 use crate::instant::Instant;
 use crate::policy::{Context, Describe, LayerKind, Operation, Policy, Run};
 use crate::sync::Ordering;
@@ -84,7 +84,8 @@ pin_project! {
 
     impl<'a, Op: Operation> PinnedDrop for HedgeFuture<'a, Op> {
         fn drop(this: Pin<&mut Self>) {
-            if this.stage != Stage::Over && this.inner.latencies().is_some() {
+            let records = this.copies.is_some() || this.inner.latencies().is_some();
+            if this.stage != Stage::Over && records {
                 this.cancel();
             }
         }
@@ -417,17 +418,16 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         } = *copies;
         drop(in_flight);
         discard(kept, *this.op);
-        let lost = launched - u32::from(event.is_some());
-        // Relaxed: counters for people.
-        inner.counts.lost.fetch_add(lost.into(), Ordering::Relaxed);
-        let event = match event {
-            Some((count, event)) => {
-                count.fetch_add(1, Ordering::Relaxed);
-                event
-            }
-            None => HedgeEvent::Lost { copies: launched },
+        let observer = this.op.listener().observer();
+        let Some((count, event)) = event else {
+            inner.lose(launched, observer);
+            return outcome.handed_on();
         };
-        if let Some(observer) = this.op.listener().observer() {
+        // Relaxed: counters for people.
+        count.fetch_add(1, Ordering::Relaxed);
+        let lost = u64::from(launched - 1);
+        inner.counts.lost.fetch_add(lost, Ordering::Relaxed);
+        if let Some(observer) = observer {
             observer.on_event(&inner.event(event));
         }
         outcome.handed_on()
@@ -448,31 +448,38 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             launched, mut kept, ..
         } = *copies;
         let outcome = better(kept.take(), outcome, *this.op);
-        // Relaxed: a counter for people.
-        inner
-            .counts
-            .lost
-            .fetch_add(launched.into(), Ordering::Relaxed);
-        if let Some(observer) = this.op.listener().observer() {
-            observer.on_event(&inner.event(HedgeEvent::Lost { copies: launched }));
-        }
+        inner.lose(launched, this.op.listener().observer());
         outcome
     }
 
-    /// Records the copies of a call that is cancelled: they would have taken longer.
+    /// Records the copies of a call that is cancelled: they would have taken longer, and the further ones are lost.
+    #[cold]
     fn cancel(mut self: Pin<&mut Self>) {
         let first = self.as_mut().drop_copies();
-        if std::thread::panicking() {
-            // The clock may be user code, which must not run during a panic.
-            return;
-        }
         let this = self.project();
-        let others = this.copies.iter().flat_map(|copies| &copies.in_flight);
-        let mut now = None;
-        for started in first.into_iter().chain(others.map(|copy| copy.started)) {
-            let now = *now.get_or_insert_with(|| this.inner.clock.now());
-            this.inner.record_censored(now, started);
+        let (inner, copies) = (*this.inner, this.copies.take());
+        // The call may be dropped by a panic, during which no other panic may leave this.
+        let mut panics = Panics::default();
+        if inner.latencies().is_some() {
+            let others = copies.iter().flat_map(|copies| &copies.in_flight);
+            let starts = first.into_iter().chain(others.map(|copy| copy.started));
+            panics.run(|| {
+                let now = inner.clock.now();
+                starts.for_each(|started| inner.record_censored(now, started));
+            });
         }
+        if let Some(copies) = copies {
+            let Copies {
+                launched,
+                kept,
+                in_flight,
+            } = *copies;
+            drop(in_flight);
+            discard(kept, *this.op);
+            let observer = this.op.listener().observer();
+            panics.run(|| inner.lose(launched, observer));
+        }
+        panics.resume();
     }
 }
 

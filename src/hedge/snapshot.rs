@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub won: u64,
     /// Copies that answered after the first one had failed.
     pub saved: u64,
-    /// Copies of calls that ended otherwise. Those of cancelled calls are in none of the three.
+    /// Copies of calls that ended otherwise, also by a cancellation.
     pub lost: u64,
     /// Copies that were due and not launched. Calls that are never hedged, such as those that are not
     /// idempotent, do not count.

@@ -188,3 +188,44 @@ fn the_name_is_in_events_and_snapshots() {
     );
     assert_eq!(hedge.max_hedges(), 1);
 }
+
+#[test]
+fn copies_of_a_cancelled_call_are_lost() {
+    let (clock, heard) = (ManualClock::new(), Heard::default());
+    for hedge in [
+        hedge(&clock, 50),
+        Hedge::builder()
+            .quantile(0.9)
+            .min_calls(1)
+            .clock(clock.clone()),
+    ] {
+        let hedge = hedge.build().unwrap();
+        call!(&clock, &hedge, [Good(40)]);
+        let stack = Pipeline::new((timeout(&clock, 200), &hedge)).observer(heard.observer());
+        let seen = call!(&clock, &stack, [Hang, Hang]);
+        assert!(seen.result.unwrap_err().is_timeout());
+        let events = heard.take();
+        assert_eq!(events.len(), 2, "{events:?}");
+        assert_eq!(events[1], "hedge: 1 copies in vain");
+        let seen = hedge.snapshot();
+        assert_eq!((seen.launched, seen.lost, seen.in_flight), (1, 1, 0));
+    }
+}
+
+#[test]
+fn a_cut_call_reports_the_error_of_the_copy_that_failed() {
+    let clock = ManualClock::new();
+    let stack = (timeout(&clock, 1000), hedge(&clock, 50).build().unwrap());
+    let copy = Cell::new(0);
+    let report = clock.block_on(stack.call_reported(|| {
+        let number = copy.replace(copy.get() + 1);
+        async move {
+            if number == 0 {
+                pending::<()>().await;
+            }
+            Err::<(), _>(number)
+        }
+    }));
+    assert!(report.result.as_ref().unwrap_err().is_timeout());
+    assert_eq!(report.last_error, Some(1));
+}
