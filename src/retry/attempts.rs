@@ -88,12 +88,13 @@ impl<'a, Op: Operation, H: Hook<Op>> Memory<'a, Op, H> {
                     return Again::after_attempt(again, outcome);
                 }
                 // The last attempt: its error is borrowed, so nothing is allocated.
+                if let Some(call) = &mut call {
+                    record_last(call, &outcome);
+                }
                 if let Err(error) = &outcome.result {
                     let executed = u32::from(!error.is_rejected());
                     let observer = op.listener().observer();
                     inner.stop(cx.attempt(), executed, stop_after(error), observer);
-                } else if let Some(call) = &mut call {
-                    succeed(call, outcome.verdict.health());
                 }
                 Next::Return(outcome)
             }
@@ -107,10 +108,17 @@ impl<Op: Operation, H: Hook<Op>> fmt::Debug for Memory<'_, Op, H> {
     }
 }
 
-/// Records a good result in the budget.
-fn succeed(call: &mut BudgetedCall<'_>, health: Health) {
-    if health == Health::Healthy {
-        call.success();
+/// Records in the budget an attempt that is not worth a retry. The failure of a dependency counts also if the server
+/// forbids the retry, as in gRPC's A6, or the call must not be repeated.
+fn record_last<T, E>(call: &mut BudgetedCall<'_>, outcome: &Outcome<T, E>) {
+    let (health, class) = (outcome.verdict.health(), outcome.verdict.class());
+    match &outcome.result {
+        Ok(_) if health == Health::Healthy => call.success(),
+        Err(error) if error.is_rejected() => {}
+        // A layer outside records it.
+        _ if call.is_nested() => {}
+        _ if health == Health::Unhealthy || class == ErrorClass::Throttled => call.failure(),
+        _ => {}
     }
 }
 
@@ -176,10 +184,13 @@ struct Loop<'a, Op: Operation, H: Hook<Op>> {
     end: Option<OutcomeOf<Op>>,
 }
 
-/// Reports the error that the caller does not see.
+/// Reports the errors that the caller does not see, the last one last.
 impl<Op: Operation, H: Hook<Op>> Drop for Loop<'_, Op, H> {
     fn drop(&mut self) {
         self.forget_last();
+        if let Some(end) = self.end.take() {
+            self.discard(end);
+        }
     }
 }
 
@@ -234,10 +245,10 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
             return self.after_failure(outcome);
         }
         self.extra = None;
+        if let Some(call) = &mut self.call {
+            record_last(call, &outcome);
+        }
         let Err(error) = &outcome.result else {
-            if let Some(call) = &mut self.call {
-                succeed(call, outcome.verdict.health());
-            }
             return Decision::Return(outcome);
         };
         self.executed += u32::from(!error.is_rejected());

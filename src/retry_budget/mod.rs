@@ -304,7 +304,7 @@ impl<'a> BudgetedCall<'a> {
         self.last_price & Self::NESTED != 0
     }
 
-    /// Records that an attempt failed in a way that is worth a retry.
+    /// Records that an attempt failed in a way that is worth a retry, or would be if the server did not forbid it.
     pub fn failure(&mut self) {
         if let Kind::Grpc { bucket, .. } = &self.budget.inner.kind {
             bucket.lose(Tokens::ONE);

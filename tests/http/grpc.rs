@@ -90,3 +90,19 @@ fn a_pushback_replaces_the_delay() {
     // It does not make a fault of the caller retryable.
     assert_eq!(grpc::verdict(3, &metadata), Verdict::permanent());
 }
+
+#[test]
+fn a_pushback_not_to_retry_costs_a_token_of_the_budget() {
+    let clock = ManualClock::new();
+    for (code, tokens) in [(14, 9.0), (8, 9.0), (3, 10.0)] {
+        let budget = backstop::RetryBudget::grpc(10, 0.1).build().unwrap();
+        let retry = Retry::builder().budget(budget.clone()).clock(clock.clone());
+        let retry = retry.build().unwrap();
+        let call = retry.call_classified(|| async {
+            let metadata = headers(&[("grpc-retry-pushback-ms", "-1")]);
+            Err::<(), _>(Classified::new("no", grpc::verdict(code, &metadata)))
+        });
+        assert!(clock.block_on(call).is_err());
+        assert_eq!(budget.snapshot().available, tokens, "{code}");
+    }
+}

@@ -116,3 +116,44 @@ fn only_healthy_answers_refill_a_budget() {
         assert_eq!((result, budget.snapshot().available), (Ok(()), available));
     }
 }
+
+#[test]
+fn a_call_cut_while_it_waits_with_an_empty_budget_reports_its_error() {
+    let clock = ManualClock::new();
+    let empty = RetryBudget::tokens().capacity(0).build().unwrap();
+    let retry = Retry::builder()
+        .backoff(Backoff::fixed(s(10)))
+        .budget(empty)
+        .wait_when_budget_empty(true)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let timeout = backstop::Timeout::builder()
+        .after(s(1))
+        .clock(clock.clone());
+    let stack = (timeout.build().unwrap(), retry);
+    let report = clock.block_on(stack.call_reported(|| async { Err::<(), _>("down") }));
+    assert!(report.result.as_ref().unwrap_err().is_timeout());
+    assert_eq!(report.last_error, Some("down"));
+}
+
+#[test]
+fn failures_that_the_server_forbids_to_retry_cost_a_token() {
+    let clock = ManualClock::new();
+    for (verdict, tokens) in [
+        (Verdict::failure(), 9.0),
+        (Verdict::throttled(None).with_retry(false), 9.0),
+        (Verdict::permanent(), 10.0),
+        (Verdict::ignore(), 10.0),
+    ] {
+        let budget = RetryBudget::grpc(10, 0.1).build().unwrap();
+        let retry = Retry::builder().budget(budget.clone()).clock(clock.clone());
+        let stack = (
+            retry.build().unwrap(),
+            Classify::errors(move |_: &&str| verdict),
+        );
+        let result = clock.block_on(stack.call(|| async { Err::<(), _>("down") }));
+        assert!(result.is_err());
+        assert_eq!(budget.snapshot().available, tokens, "{verdict}");
+    }
+}
