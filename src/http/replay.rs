@@ -10,6 +10,7 @@ use ::http::HeaderMap;
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
+use crate::event::Panics;
 use crate::sync::lock;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
@@ -45,8 +46,14 @@ pub struct Replay<B> {
 
 struct Shared<B> {
     state: Mutex<State<B>>,
+    /// The waker of the original. It does not own the original, which stores it.
+    waiting: Arc<WaitList>,
     limit: u64,
 }
+
+/// Copies that wait for the original, by their numbers. Locked after the state.
+#[derive(Default)]
+struct WaitList(Mutex<Vec<(u64, Waker)>>);
 
 struct State<B> {
     /// The original. `None` while a copy polls it, which it does outside the lock, and after its end.
@@ -62,8 +69,6 @@ struct State<B> {
     copies: u64,
     /// Whether the original said at its last poll that it has ended.
     is_at_end: bool,
-    /// Copies that wait for the original, by their numbers.
-    waiting: Vec<(u64, Waker)>,
     /// Whether a copy began to wait while another one polled the original.
     has_waited: bool,
 }
@@ -131,12 +136,12 @@ impl<B: Body> Replay<B> {
             frames: Vec::new(),
             kept: 0,
             copies: 0,
-            waiting: Vec::new(),
             has_waited: false,
         };
         Ok(Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
+                waiting: Arc::default(),
                 limit,
             }),
         })
@@ -168,51 +173,55 @@ impl<B> State<B> {
     const fn is_replayable(&self) -> bool {
         matches!(self.stage, Stage::Keeping | Stage::Complete)
     }
+}
 
-    fn take_others(&mut self, number: u64) -> Vec<(u64, Waker)> {
-        let (own, others) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|(of, _)| *of == number);
-        self.waiting = own;
-        others
-    }
-
+impl WaitList {
     /// Registers a copy that waits. Returns the waker that it had before, to be dropped outside the lock.
-    fn wait(&mut self, number: u64, waker: Waker) -> Option<Waker> {
-        match self.waiting.iter_mut().find(|(of, _)| *of == number) {
+    fn add(&self, number: u64, waker: Waker) -> Option<Waker> {
+        let mut waiting = lock(&self.0);
+        match waiting.iter_mut().find(|(of, _)| *of == number) {
             Some((_, before)) => Some(std::mem::replace(before, waker)),
             None => {
-                self.waiting.push((number, waker));
+                waiting.push((number, waker));
                 None
             }
         }
     }
-}
 
-impl<B> Shared<B> {
-    /// Wakes all copies that wait for the original.
-    fn wake_all(&self) {
-        let waiting = std::mem::take(&mut lock(&self.state).waiting);
-        // Outside the lock: wakers are user code.
-        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    /// Removes a copy. Returns its waker, to be dropped outside the lock.
+    fn remove(&self, number: u64) -> Option<Waker> {
+        let mut waiting = lock(&self.0);
+        let at = waiting.iter().position(|(of, _)| *of == number)?;
+        Some(waiting.swap_remove(at).1)
     }
 
-    /// Wakes all copies that wait for the original but this one.
-    #[cold]
-    fn wake_others(&self, number: u64) {
-        let others = lock(&self.state).take_others(number);
-        others.into_iter().for_each(|(_, waker)| waker.wake());
+    /// Wakes the copies that wait, but not this one.
+    fn wake_others(&self, number: Option<u64>) {
+        let others = {
+            let mut waiting = lock(&self.0);
+            let (own, others) = std::mem::take(&mut *waiting)
+                .into_iter()
+                .partition(|(of, _)| Some(*of) == number);
+            *waiting = own;
+            others
+        };
+        // Outside the lock: wakers are user code.
+        let mut panics = Panics::default();
+        for (_, waker) in others {
+            panics.run(|| waker.wake());
+        }
+        panics.resume();
     }
 }
 
 /// The waker of the original: whichever copy polled it may have been dropped when it is ready, so all that wait are woken.
-impl<B: Send + 'static> Wake for Shared<B> {
+impl Wake for WaitList {
     fn wake(self: Arc<Self>) {
-        self.wake_all();
+        self.wake_others(None);
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.wake_all();
+        self.wake_others(None);
     }
 }
 
@@ -230,7 +239,7 @@ impl<B> Drop for FailOnUnwind<'_, B> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             lock(&self.0.state).stage = Stage::Failed;
-            self.0.wake_all();
+            self.0.waiting.wake_others(None);
         }
     }
 }
@@ -253,7 +262,7 @@ where
             Stage::Beyond(owner) if owner != number => Some(Err(CopyError::TooLarge.into())),
             Stage::Keeping | Stage::Beyond(_) => {
                 // Registered before the poll, which may wake at once.
-                let before = state.wait(number, waker);
+                let before = self.waiting.add(number, waker);
                 let step = match state.original.take() {
                     Some(original) => Step::Poll(original),
                     None => {
@@ -269,19 +278,18 @@ where
 
     /// Polls the original outside the lock, and keeps the frames it returns.
     fn poll_original(
-        self: &Arc<Self>,
+        &self,
         mut original: B,
+        is_last: bool,
         number: u64,
         next: &mut usize,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let waker = Waker::from(self.clone());
+        let waker = Waker::from(self.waiting.clone());
         let mark = FailOnUnwind(self);
         let polled = Pin::new(&mut original).poll_frame(&mut Context::from_waker(&waker));
         let polled = polled.map(|frame| frame.map(|frame| frame.map(keep)));
         let (rest, is_at_end) = (original.size_hint(), original.is_end_stream());
         drop(mark);
-        // A lone copy is the last one: the maker was dropped.
-        let is_last = Arc::strong_count(self) <= 2;
         let mut state = lock(&self.state);
         state.rest = rest;
         state.is_at_end = is_at_end;
@@ -293,7 +301,7 @@ where
                 // The original may have been ready before a copy began to wait. If this copy, which was woken, is
                 // dropped, that one has to poll.
                 if has_waited {
-                    self.wake_others(number);
+                    self.waiting.wake_others(Some(number));
                 }
                 return Poll::Pending;
             }
@@ -327,7 +335,7 @@ where
             }
         };
         drop(state);
-        self.wake_all();
+        self.waiting.wake_others(None);
         Poll::Ready(returned)
     }
 }
@@ -363,7 +371,11 @@ where
             } => match shared.step(*number, next, task.waker().clone()).0 {
                 Step::Return(frame) => Poll::Ready(frame),
                 Step::Wait => Poll::Pending,
-                Step::Poll(original) => shared.poll_original(original, *number, next),
+                Step::Poll(original) => {
+                    // A lone copy is the last one: the maker was dropped.
+                    let is_last = Arc::strong_count(shared) == 1;
+                    shared.poll_original(original, is_last, *number, next)
+                }
             },
         }
     }
@@ -392,6 +404,15 @@ where
                 }
                 hint
             }
+        }
+    }
+}
+
+impl<B> Drop for ReplayBody<B> {
+    fn drop(&mut self) {
+        if let Kind::Copy { shared, number, .. } = &self.kind {
+            let waker = shared.waiting.remove(*number);
+            drop(waker);
         }
     }
 }

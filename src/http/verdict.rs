@@ -119,7 +119,8 @@ pub fn call_options(method: &Method, headers: &HeaderMap) -> CallOptions {
 }
 
 /// Returns the verdict on an error without a response, from the I/O error in its chain of sources: an attempt
-/// whose connection was not established was not executed, and any other may have been.
+/// without a connection (`ConnectionRefused`) was not executed, and any other may have been. An unreachable host or
+/// network is no proof: Linux reports it for established connections too.
 ///
 /// Clients that know more should say so, such as reqwest with `is_connect`.
 pub fn transport_error(error: &(dyn StdError + 'static)) -> Verdict {
@@ -128,10 +129,7 @@ pub fn transport_error(error: &(dyn StdError + 'static)) -> Verdict {
         if let Some(error) = error.downcast_ref::<io::Error>() {
             let unsent = matches!(
                 error.kind(),
-                io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::HostUnreachable
-                    | io::ErrorKind::NetworkUnreachable
-                    | io::ErrorKind::AddrNotAvailable
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::AddrNotAvailable
             );
             if unsent {
                 return Verdict::transient().not_executed();

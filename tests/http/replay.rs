@@ -269,3 +269,56 @@ fn a_copy_that_began_to_wait_while_another_one_polled_is_woken_though_that_one_i
     let mut second = other.lock().unwrap().take().unwrap();
     assert!(Pin::new(&mut second).poll_frame(&mut task).is_ready());
 }
+
+/// A body that is always pending, and stores its waker.
+struct Hangs {
+    waker: Option<Waker>,
+    _alive: Arc<()>,
+}
+
+impl Body for Hangs {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        self.waker = Some(task.waker().clone());
+        Poll::Pending
+    }
+}
+
+#[test]
+fn a_body_that_was_pending_is_dropped_with_its_last_copy() {
+    let alive = Arc::new(());
+    let body = Hangs {
+        waker: None,
+        _alive: alive.clone(),
+    };
+    let replay = Replay::new(body, 100).ok().unwrap();
+    let mut copy = replay.copy().unwrap();
+    let woken = Arc::new(Count(0.into()));
+    let waker = Waker::from(woken.clone());
+    let poll = Pin::new(&mut copy).poll_frame(&mut Context::from_waker(&waker));
+    assert!(poll.is_pending());
+    drop(waker);
+    drop(copy);
+    assert_eq!(Arc::strong_count(&woken), 1, "the waker of the copy");
+    drop(replay);
+    assert_eq!(Arc::strong_count(&alive), 1, "the body");
+}
+
+#[test]
+fn the_last_copy_keeps_nothing_though_its_body_was_pending() {
+    let (feed, replay) = fed(100);
+    let mut copy = replay.copy().unwrap();
+    assert_eq!(next(&mut copy), None);
+    drop(replay);
+    // More than the limit passes through.
+    for _ in 0..200 {
+        send(&feed, "a");
+        assert_eq!(next(&mut copy).as_deref(), Some("a"));
+        assert_eq!(next(&mut copy), None);
+    }
+}

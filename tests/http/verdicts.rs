@@ -260,7 +260,9 @@ fn io_errors_in_the_chain_say_whether_something_was_sent() {
     use std::io::{Error, ErrorKind};
     for (kind, executed) in [
         (ErrorKind::ConnectionRefused, false),
-        (ErrorKind::HostUnreachable, false),
+        (ErrorKind::AddrNotAvailable, false),
+        (ErrorKind::HostUnreachable, true),
+        (ErrorKind::NetworkUnreachable, true),
         (ErrorKind::ConnectionReset, true),
         (ErrorKind::UnexpectedEof, true),
     ] {
