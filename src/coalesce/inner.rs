@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Waker};
 
 use super::snapshot::Snapshot;
-use super::state::{Flights, Left, Place, Standing};
+use super::state::{Flights, Left, Place, Standing, Terms};
 use crate::clock::ClockHandle;
 use crate::error::Error;
 use crate::event::Panics;
@@ -53,6 +53,7 @@ pub(super) struct Leader<'a, K, T, E> {
     inner: &'a Inner<K, T, E>,
     // `None` once the flight has ended.
     flight: Option<Flight<K, T, E>>,
+    terms: Terms,
 }
 
 /// A call that waits for the result of another one.
@@ -61,6 +62,7 @@ pub(super) struct Waiting<'a, K, T, E> {
     place: Place,
     ticket: u64,
     shared: Arc<Shared<K, T, E>>,
+    terms: Terms,
     // Whether the wait has ended, so that the drop has nothing to undo.
     is_over: bool,
 }
@@ -93,7 +95,7 @@ impl<K, T, E> Inner<K, T, E> {
     }
 
     /// Joins the flight of `key`, or begins one.
-    pub(super) fn enter<Q>(&self, key: &Q) -> Entered<'_, K, T, E>
+    pub(super) fn enter<Q>(&self, key: &Q, terms: Terms) -> Entered<'_, K, T, E>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
@@ -107,13 +109,14 @@ impl<K, T, E> Inner<K, T, E> {
                 if shared.key.borrow() != key {
                     continue;
                 }
-                let ticket = lock_checked(shard).join(place);
+                let ticket = lock_checked(shard).join(place, terms);
                 if let Some(ticket) = ticket {
                     return Entered::Waits(Waiting {
                         inner: self,
                         place,
                         ticket,
                         shared,
+                        terms,
                         is_over: false,
                     });
                 }
@@ -132,6 +135,7 @@ impl<K, T, E> Inner<K, T, E> {
                 return Entered::Leads(Leader {
                     inner: self,
                     flight: Some((place, shared.clone())),
+                    terms,
                 });
             }
         }
@@ -187,6 +191,14 @@ impl<K, T: Clone, E: Clone> Leader<'_, K, T, E> {
             // Ends without a result, so that a waiter with a later deadline executes the operation.
             return;
         }
+        if outcome.result.as_ref().is_err_and(Error::is_rejected) {
+            // Waiters on equal terms share the rejection. If each of them tried, they would wait for one another.
+            let left = lock_checked(shard).pass_to_better(*place, self.terms);
+            if let Some(left) = left {
+                self.flight = None;
+                return self.inner.after_leaving(left);
+            }
+        }
         // If a clone panics, a waiter takes over.
         let result = (outcome.result.clone(), outcome.verdict);
         // Cannot fail: only the leader of the flight sets the result.
@@ -229,9 +241,13 @@ impl<'a, K, T, E> Waiting<'a, K, T, E> {
             self.count();
             return Seen::Landed;
         }
+        let shard = self.inner.shard(self.place.0);
+        let is_same = |waker: &Waker| waker.will_wake(task.waker());
+        if lock_checked(shard).is_waiting(self.place, self.ticket, is_same) {
+            return Seen::Pending;
+        }
         // Wakers are cloned and dropped outside the lock: both are user code.
         let waker = task.waker().clone();
-        let shard = self.inner.shard(self.place.0);
         let standing = lock_checked(shard).wait(self.place, self.ticket, waker);
         match standing {
             Standing::Waits(_) => Seen::Pending,
@@ -241,6 +257,7 @@ impl<'a, K, T, E> Waiting<'a, K, T, E> {
                 Seen::Leads(Leader {
                     inner: self.inner,
                     flight: Some((self.place, self.shared.clone())),
+                    terms: self.terms,
                 })
             }
             // The leader sets the result before it wakes the waiters.

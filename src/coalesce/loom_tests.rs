@@ -7,8 +7,15 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::inner::{Entered, Inner, Seen};
+use super::state::Terms;
 use crate::clock::ManualClock;
 use crate::policy::Outcome;
+use crate::priority::Priority;
+
+const TERMS: Terms = Terms {
+    priority: Priority::NORMAL,
+    cost: 1,
+};
 
 #[derive(Default)]
 struct Woken(Plain);
@@ -22,7 +29,7 @@ impl Wake for Woken {
 /// A leader that lands or leaves while another call enters.
 fn meet(lands: bool) {
     let inner = Arc::new(Inner::<u32, u32, ()>::new("x", ManualClock::new().into()));
-    let Entered::Leads(leading) = inner.enter(&1) else {
+    let Entered::Leads(leading) = inner.enter(&1, TERMS) else {
         panic!("it is the first");
     };
     let other = {
@@ -31,7 +38,7 @@ fn meet(lands: bool) {
             let woken = std::sync::Arc::new(Woken::default());
             let waker = Waker::from(woken.clone());
             let task = Context::from_waker(&waker);
-            match inner.enter(&1) {
+            match inner.enter(&1, TERMS) {
                 // The other one was over.
                 Entered::Leads(leading) => leading.land(&Outcome::of(Ok(2))),
                 Entered::Waits(mut waiting) => loop {

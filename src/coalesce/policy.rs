@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::ForKey;
 use super::inner::{Entered, Inner, Leader, Seen, Waiting};
+use super::state::Terms;
 use crate::clock::ClockHandle;
 use crate::event::{Event, Listener};
 use crate::instant::Instant;
@@ -43,7 +44,11 @@ where
 
     fn run(self, op: Op, mut cx: Context) -> Self::Future {
         let inner: &'r Inner<K, T, E> = &self.coalesce.inner;
-        match inner.enter(self.key) {
+        let terms = Terms {
+            priority: cx.priority(),
+            cost: cx.cost(),
+        };
+        match inner.enter(self.key, terms) {
             Entered::Leads(leading) => CoalesceFuture::Leads {
                 attempt: op.attempt(cx),
                 leading: Some(leading),

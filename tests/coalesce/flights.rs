@@ -280,3 +280,58 @@ fn an_observer_hears_of_shared_results_and_promotions() {
     assert_eq!(coalesce.name(), "users");
     assert!(format!("{coalesce:?} {:?}", coalesce.get(&1)).contains("users"));
 }
+
+/// Admits calls of a high priority whose cost is below ten.
+struct Strict;
+
+impl Guard for Strict {
+    type Permit = ();
+
+    fn enter(&self, cx: &mut backstop::Context) -> Result<(), Rejected> {
+        match cx.priority() >= Priority::HIGH && cx.cost() < 10 {
+            true => Ok(()),
+            false => Err(Rejected::new("strict", Reason::Shed)),
+        }
+    }
+
+    fn exit<T, E>(&self, (): (), _: &mut backstop::Outcome<T, E>) {}
+}
+
+/// Lets calls with these priorities and costs share a flight, whose leader, the first one, waits in a bulkhead before it
+/// is rejected. Returns which ones were admitted, and how often the operation or its rejection was executed.
+fn admitted<const N: usize>(calls: [(Priority, u32); N]) -> ([bool; N], u64) {
+    let clock = ManualClock::new();
+    let coalesce = coalesce(&clock);
+    let bulkhead = backstop::Bulkhead::builder()
+        .max_concurrent(100)
+        .max_waiting(9);
+    let bulkhead = bulkhead.clock(clock.clone()).build().unwrap();
+    let held = bulkhead.try_acquire_n(100).unwrap();
+    let stack = Pipeline::new((coalesce.get(&1), &bulkhead, Guarded(Strict)));
+    let pipelines = calls.map(|(priority, cost)| {
+        let options = CallOptions::new().priority(priority).cost(cost);
+        stack.with(options)
+    });
+    let mut flights = pipelines
+        .each_ref()
+        .map(|call| Box::pin(call.call(|| async { Ok(7) })));
+    for flight in &mut flights {
+        assert!(poll(flight.as_mut()).is_pending());
+    }
+    drop(held);
+    let results = clock.block_on(futures::future::join_all(flights));
+    let results: Vec<bool> = results.iter().map(Result::is_ok).collect();
+    (results.try_into().unwrap(), coalesce.snapshot().executed)
+}
+
+#[test]
+fn a_call_on_better_terms_does_not_share_the_rejection_of_its_leader() {
+    let (low, high) = ((Priority::LOW, 1), (Priority::HIGH, 1));
+    assert_eq!(admitted([low, high]), ([false, true], 2));
+    let cheap = admitted([(Priority::HIGH, 10), high]);
+    assert_eq!(cheap, ([false, true], 2));
+    // The one that takes over also executes for those that would have been rejected.
+    assert_eq!(admitted([low, low, high]), ([false, true, true], 2));
+    // Calls on equal terms share the rejection.
+    assert_eq!(admitted([low, low, low]), ([false; 3], 1));
+}

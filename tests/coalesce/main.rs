@@ -11,7 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use backstop::{Coalesce, Error, Event, ManualClock, Pipeline, Policy, Timeout};
+use backstop::policy::{Guard, Guarded};
+use backstop::{
+    CallOptions, Coalesce, Error, Event, ManualClock, Pipeline, Policy, Priority, Reason, Rejected,
+    Timeout,
+};
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)

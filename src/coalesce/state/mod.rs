@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::priority::Priority;
+
 /// A hash, and a number that distinguishes keys with the same hash and flights of one key.
 pub(super) type Place = (u64, u64);
 
@@ -21,9 +23,30 @@ struct Flight<S, W> {
     shared: Arc<S>,
     /// The waiter that is to take over, if the leader has left.
     promoted: Option<u64>,
-    /// By ticket, oldest first. `None`: it has not been polled yet.
-    waiters: BTreeMap<u64, Option<W>>,
+    /// By ticket, oldest first.
+    waiters: BTreeMap<u64, Waiter<W>>,
     next_ticket: u64,
+}
+
+#[derive(Debug)]
+struct Waiter<W> {
+    terms: Terms,
+    /// `None`: it has not been polled yet.
+    waker: Option<W>,
+}
+
+/// What layers inside decide by, besides the time: a call may be admitted where another one was rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) priority: Priority,
+    pub(super) cost: u32,
+}
+
+impl Terms {
+    /// Returns whether a layer may admit this call although it rejected the other one.
+    fn may_fare_better_than(self, other: Self) -> bool {
+        self.priority > other.priority || self.cost < other.cost
+    }
 }
 
 /// The result of polling a waiter.
@@ -84,12 +107,26 @@ impl<S, W> Flights<S, W> {
     }
 
     /// Adds a waiter. `None` if the flight has landed.
-    pub(super) fn join(&mut self, place: Place) -> Option<u64> {
+    pub(super) fn join(&mut self, place: Place, terms: Terms) -> Option<u64> {
         let flight = self.flights.get_mut(&place)?;
         let ticket = flight.next_ticket;
         flight.next_ticket += 1;
-        flight.waiters.insert(ticket, None);
+        let waiter = Waiter { terms, waker: None };
+        flight.waiters.insert(ticket, waiter);
         Some(ticket)
+    }
+
+    /// Returns whether a waiter has nothing to do but wait, with a waker for which `is_same` holds.
+    pub(super) fn is_waiting(
+        &self,
+        place: Place,
+        ticket: u64,
+        is_same: impl FnOnce(&W) -> bool,
+    ) -> bool {
+        let flight = self.flights.get(&place);
+        let flight = flight.filter(|flight| flight.promoted != Some(ticket));
+        let waiter = flight.and_then(|flight| flight.waiters.get(&ticket));
+        waiter.is_some_and(|waiter| waiter.waker.as_ref().is_some_and(is_same))
     }
 
     /// Registers the waker of a waiter, or makes it the leader if it is promoted.
@@ -99,10 +136,13 @@ impl<S, W> Flights<S, W> {
         };
         if flight.promoted == Some(ticket) {
             flight.promoted = None;
-            let older = flight.waiters.remove(&ticket).flatten();
-            return Standing::Leads(waker, older);
+            let older = flight.waiters.remove(&ticket);
+            return Standing::Leads(waker, older.and_then(|waiter| waiter.waker));
         }
-        Standing::Waits(flight.waiters.insert(ticket, Some(waker)).flatten())
+        match flight.waiters.get_mut(&ticket) {
+            Some(waiter) => Standing::Waits(waiter.waker.replace(waker)),
+            None => Standing::Landed(waker),
+        }
     }
 
     /// Ends a flight that has no waiters. Returns whether it had none.
@@ -118,7 +158,8 @@ impl<S, W> Flights<S, W> {
     pub(super) fn land(&mut self, place: Place) -> (Vec<W>, Option<Arc<S>>) {
         match self.flights.remove(&place) {
             Some(flight) => {
-                let wakers = flight.waiters.into_values().flatten();
+                let wakers = flight.waiters.into_values();
+                let wakers = wakers.filter_map(|waiter| waiter.waker);
                 (wakers.collect(), Some(flight.shared))
             }
             None => (Vec::new(), None),
@@ -130,12 +171,28 @@ impl<S, W> Flights<S, W> {
         self.pass_on(place, None)
     }
 
+    /// The leader, a call on these terms, was rejected by a layer inside: the oldest waiter that may fare better takes
+    /// over. `None` if there is no such waiter, and nothing has changed.
+    pub(super) fn pass_to_better(&mut self, place: Place, terms: Terms) -> Option<Left<S, W>> {
+        let flight = self.flights.get_mut(&place)?;
+        let mut waiters = flight.waiters.iter_mut();
+        let (&ticket, waiter) =
+            waiters.find(|(_, waiter)| waiter.terms.may_fare_better_than(terms))?;
+        flight.promoted = Some(ticket);
+        Some(Left {
+            wake: waiter.waker.take(),
+            dropped: (None, None),
+            promoted: true,
+        })
+    }
+
     /// A waiter leaves. If it was to take over, the next one does.
     pub(super) fn leave(&mut self, place: Place, ticket: u64) -> Left<S, W> {
         let Some(flight) = self.flights.get_mut(&place) else {
             return Left::NOTHING;
         };
-        let dropped = flight.waiters.remove(&ticket).flatten();
+        let dropped = flight.waiters.remove(&ticket);
+        let dropped = dropped.and_then(|waiter| waiter.waker);
         if flight.promoted == Some(ticket) {
             self.pass_on(place, dropped)
         } else {
@@ -150,7 +207,7 @@ impl<S, W> Flights<S, W> {
         let Some(flight) = self.flights.get_mut(&place) else {
             return Left::NOTHING;
         };
-        let Some((&ticket, waker)) = flight.waiters.iter_mut().next() else {
+        let Some((&ticket, waiter)) = flight.waiters.iter_mut().next() else {
             let flight = self.flights.remove(&place);
             return Left {
                 dropped: (dropped, flight.map(|flight| flight.shared)),
@@ -159,7 +216,7 @@ impl<S, W> Flights<S, W> {
         };
         flight.promoted = Some(ticket);
         Left {
-            wake: waker.take(),
+            wake: waiter.waker.take(),
             dropped: (dropped, None),
             promoted: true,
         }

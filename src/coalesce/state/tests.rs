@@ -8,6 +8,11 @@ use super::*;
 
 const HASHES: u64 = 3;
 
+const TERMS: Terms = Terms {
+    priority: Priority::NORMAL,
+    cost: 1,
+};
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// A call with this hash arrives.
@@ -86,7 +91,7 @@ proptest! {
                     match flights.find(hash, &mut after) {
                         Some((place, shared)) => {
                             prop_assert_eq!(*shared, hash);
-                            let ticket = flights.join(place).unwrap();
+                            let ticket = flights.join(place, TERMS).unwrap();
                             model.waiters.entry(place).or_default().insert(ticket, true);
                         }
                         None => {
@@ -148,7 +153,7 @@ proptest! {
             prop_assert_eq!(flights.counts(), (open, waiting));
             for place in &model.landed {
                 prop_assert!(matches!(flights.wait(*place, 0, (*place, 0)), Standing::Landed(_)));
-                prop_assert!(flights.join(*place).is_none());
+                prop_assert!(flights.join(*place, TERMS).is_none());
             }
         }
     }
