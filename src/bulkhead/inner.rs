@@ -125,6 +125,15 @@ impl Inner {
         }
     }
 
+    /// Ends a call in a drop: a panic of the clock, an algorithm, a waker, or an observer does not abort a thread that
+    /// panics already.
+    #[cold]
+    pub(super) fn leave_in_drop(&self, permit: RawPermit, ending: Ending) {
+        let mut panics = Panics::default();
+        panics.run(|| self.leave(permit, ending, || self.base.now(), None));
+        panics.resume();
+    }
+
     // Out of line, because every drop of a permit contains the call.
     #[inline(never)]
     fn release_to_sample(&self, permit: RawPermit) -> PackedState {

@@ -145,9 +145,7 @@ impl Running<'_> {
     #[inline(never)]
     fn abandon(&mut self) {
         if let Some(raw) = self.raw.take() {
-            let now = || self.inner.base.clock.now();
-            self.inner
-                .leave(raw, self.inner.ending_of_drop(), now, None);
+            self.inner.leave_in_drop(raw, self.inner.ending_of_drop());
         }
     }
 }

@@ -115,6 +115,7 @@ impl<'a> SuspendedProbes<'a> {
 
 impl Drop for SuspendedProbes<'_> {
     fn drop(&mut self) {
-        self.breaker.change(|machine, _| machine.resume_probes());
+        self.breaker
+            .change_in_drop(|machine, _| machine.resume_probes());
     }
 }

@@ -299,6 +299,14 @@ impl CircuitBreaker {
         self.inner
             .with_machine(None, now, |machine| change(machine, now));
     }
+
+    /// Changes the machine in a drop.
+    fn change_in_drop(&self, change: impl FnOnce(&mut state::Machine, Instant)) {
+        self.inner.base.at_now_or(Instant::ORIGIN, |now| {
+            self.inner
+                .with_machine(None, now, |machine| change(machine, now));
+        });
+    }
 }
 
 /// Evictable if it is equal to a new one, or its history is older than its rules can see, and no other handle
@@ -332,6 +340,6 @@ pub struct Isolation {
 
 impl Drop for Isolation {
     fn drop(&mut self) {
-        self.breaker.change(state::Machine::end_isolation);
+        self.breaker.change_in_drop(state::Machine::end_isolation);
     }
 }

@@ -126,8 +126,18 @@ impl Permit<'_> {
         let health = self
             .life
             .dropped_as(settings.cancelled_as, settings.panicked_as);
-        self.inner
-            .record(self.ticket, self.started, health, &Finish::UNKNOWN);
+        if health == Health::Neutral && !self.ticket.is_probe() {
+            return;
+        }
+        // A panic of the clock must not lose a probe.
+        self.inner.base.at_now_or(self.started, |now| {
+            let finish = Finish {
+                now: Some(now),
+                ..Finish::UNKNOWN
+            };
+            self.inner
+                .record(self.ticket, self.started, health, &finish);
+        });
     }
 }
 

@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 use super::series::{AttemptKind, Series, VerdictLabel};
 use crate::clock::{BlockingClock, ClockHandle};
 use crate::error::Error;
+use crate::event::Panics;
 use crate::instant::Instant;
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 use crate::verdict::{ErrorClass, Health};
@@ -119,7 +120,9 @@ impl Drop for Counted<'_> {
     #[inline]
     fn drop(&mut self) {
         if !self.is_counted {
-            self.count(VerdictLabel::Cancelled, self.layer.clock.now());
+            let mut panics = Panics::default();
+            panics.run(|| self.count(VerdictLabel::Cancelled, self.layer.clock.now()));
+            panics.resume();
         }
     }
 }

@@ -45,7 +45,9 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if let Some(ticket) = this.ticket.take() {
-                this.inner.leave(this.inner.base.now(), ticket, *this.permits);
+                let (inner, permits) = (*this.inner, *this.permits);
+                let leave = |now| inner.leave(now, ticket, permits);
+                inner.base.at_now_or(Instant::ORIGIN, leave);
             }
         }
     }

@@ -293,8 +293,9 @@ impl Inner {
 
     pub(super) fn release(self: &Arc<Self>, permits: u64) {
         if permits > 0 {
-            let now = self.base.now();
-            self.with(now, |state, _| state.block.release(permits));
+            self.base.at_now_or(Instant::ORIGIN, |now| {
+                self.with(now, |state, _| state.block.release(permits));
+            });
         }
     }
 
@@ -313,12 +314,15 @@ impl Inner {
 /// Gives all permits back, so that the others need not wait until they lapse.
 impl Drop for Inner {
     fn drop(&mut self) {
-        let limit = {
-            let state = lock(&self.state);
-            (state.block.held(self.base.now()) > 0).then(|| state.block.limit())
+        let give_back = |now| {
+            let limit = {
+                let state = lock(&self.state);
+                (state.block.held(now) > 0).then(|| state.block.limit())
+            };
+            if let Some(limit) = limit {
+                self.store.hold(self.hold(limit, 0, 0), Reply::new(|_| ()));
+            }
         };
-        if let Some(limit) = limit {
-            self.store.hold(self.hold(limit, 0, 0), Reply::new(|_| ()));
-        }
+        self.base.at_now_or(Instant::ORIGIN, give_back);
     }
 }

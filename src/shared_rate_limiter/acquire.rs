@@ -49,14 +49,19 @@ pin_project! {
     impl PinnedDrop for Acquire<'_> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let Some(ticket) = this.ticket.take() {
-                this.entry.leave(this.entry.hub.base.now(), ticket, *this.cost);
+            let (entry, cost) = (*this.entry, *this.cost);
+            let (ticket, taken) = (this.ticket.take(), std::mem::take(this.taken));
+            if ticket.is_none() && taken == 0 {
+                return;
             }
-            let (entry, taken) = (*this.entry, std::mem::take(this.taken));
-            if taken > 0 {
-                let now = entry.hub.base.now();
-                entry.with(now, |state, _, _| state.lease.put_back(now, taken));
-            }
+            entry.hub.base.at_now_or(Instant::ORIGIN, |now| {
+                if let Some(ticket) = ticket {
+                    entry.leave(now, ticket, cost);
+                }
+                if taken > 0 {
+                    entry.with(now, |state, _, _| state.lease.put_back(now, taken));
+                }
+            });
         }
     }
 }

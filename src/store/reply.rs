@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::error::StoreError;
+use crate::event::Panics;
 
 type Then<T> = dyn FnOnce(Result<T, StoreError>) + Send + Sync;
 
@@ -33,7 +34,10 @@ impl<T> Reply<T> {
 impl<T> Drop for Reply<T> {
     fn drop(&mut self) {
         if let Some(then) = self.then.take() {
-            then(Err(StoreError::new("the store dropped the request")));
+            // Reads a clock, wakes, and reports: all of it user code.
+            let mut panics = Panics::default();
+            panics.run(|| then(Err(StoreError::new("the store dropped the request"))));
+            panics.resume();
         }
     }
 }

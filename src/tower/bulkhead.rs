@@ -15,6 +15,7 @@ use super::layer::{ServiceFuture, context, take_ready};
 use super::requests::{Once, Requests, WithOptions};
 use crate::bulkhead::{Bulkhead, OwnedPermit};
 use crate::error::Error;
+use crate::event::Panics;
 use crate::http::Idempotence;
 use crate::policy::{CallOptions, Describe};
 use crate::verdict::Verdict;
@@ -170,11 +171,14 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        match (self.permit.take(), self.verdict) {
+        // Ending a call may run a clock, an algorithm, and observers of users.
+        let mut panics = Panics::default();
+        panics.run(|| match (self.permit.take(), self.verdict) {
             (None, _) => {}
             (Some(permit), Some(verdict)) => permit.record(&verdict),
             (Some(permit), None) => permit.dropped(),
-        }
+        });
+        panics.resume();
     }
 }
 

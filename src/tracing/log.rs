@@ -12,7 +12,7 @@ use super::level::level;
 use super::state::{Summary, Tally};
 use crate::clock::{BlockingClock, ClockHandle};
 use crate::error::{Reason, Rejected};
-use crate::event::{Event, Observer};
+use crate::event::{Event, Observer, Panics};
 use crate::instant::nanos;
 use crate::names::{Name, Names};
 
@@ -221,7 +221,9 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.flush();
+        let mut panics = Panics::default();
+        panics.run(|| self.flush());
+        panics.resume();
     }
 }
 

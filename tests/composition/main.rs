@@ -129,4 +129,5 @@ mod limits;
 mod options;
 mod order;
 mod pipelines;
+mod unwinding;
 mod wrappers;
