@@ -104,9 +104,11 @@ fn settings_take_what_they_document() {
         ("interval", EndpointsBuilder::interval, &|time| {
             time >= Duration::from_millis(1) && time <= hour
         }),
-        ("base_ejection", EndpointsBuilder::base_ejection, &|time| {
-            !time.is_zero() && time <= Duration::from_secs(300)
-        }),
+        (
+            "base_ejection",
+            |builder, time| builder.base_ejection(time).max_ejection(Duration::MAX),
+            &|time| !time.is_zero(),
+        ),
         ("max_ejection", EndpointsBuilder::max_ejection, &|time| {
             time >= Duration::from_secs(30)
         }),
