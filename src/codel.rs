@@ -62,6 +62,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::instant::{Instant, nanos};
 
@@ -257,10 +258,10 @@ impl CodelBuilder {
 impl fmt::Debug for Codel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Codel")
-            .field("target", &self.target())
-            .field("interval", &self.interval())
-            .field("stale_after", &self.stale_after)
-            .field("min_delay", &self.min_delay())
+            .field("target", &DebugLimit(&self.target()))
+            .field("interval", &DebugLimit(&self.interval()))
+            .field("stale_after", &DebugLimit(&self.stale_after))
+            .field("min_delay", &DebugLimit(&self.min_delay()))
             .field("overloaded", &self.overloaded)
             .finish_non_exhaustive()
     }

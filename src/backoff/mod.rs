@@ -294,12 +294,19 @@ impl fmt::Debug for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("None"),
-            Self::Fixed(delay) => write!(f, "Fixed({delay:?})"),
-            Self::Linear { initial, step } => write!(f, "Linear({initial:?} + {step:?})"),
-            Self::Exponential { initial, factor } => {
-                write!(f, "Exponential({initial:?} × {factor})")
+            Self::Fixed(delay) => write!(f, "Fixed({:?})", DebugLimit(delay)),
+            Self::Linear { initial, step } => {
+                write!(
+                    f,
+                    "Linear({:?} + {:?})",
+                    DebugLimit(initial),
+                    DebugLimit(step)
+                )
             }
-            Self::Fibonacci { initial } => write!(f, "Fibonacci({initial:?})"),
+            Self::Exponential { initial, factor } => {
+                write!(f, "Exponential({:?} × {factor})", DebugLimit(initial))
+            }
+            Self::Fibonacci { initial } => write!(f, "Fibonacci({:?})", DebugLimit(initial)),
             Self::Custom(_) => f.write_str("Custom"),
         }
     }

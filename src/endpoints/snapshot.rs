@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Endpoints;
+use super::state::health::Machine;
 use super::state::record::{Record, Standing};
 use super::state::routes::Routes;
 use crate::instant::Instant;
@@ -106,14 +107,14 @@ impl NodeState {
         }
     }
 
-    fn of(record: &Record, now: Instant) -> Self {
+    fn of(record: &Record, machine: &Machine, now: Instant) -> Self {
         match record.standing {
             _ if !record.is_member() => Self::Draining,
             _ if record.is_unhealthy => Self::Unhealthy,
             Standing::Ejected { .. } => Self::Ejected,
             _ if record.parked_until > now => Self::Parked,
             Standing::Returning => Self::Returning,
-            Standing::Admitted if record.new_since.is_some() => Self::Starting,
+            Standing::Admitted if machine.is_starting(record, now) => Self::Starting,
             Standing::Admitted => Self::Available,
         }
     }
@@ -145,7 +146,7 @@ impl<N> Endpoints<N> {
                     name: member.name.clone(),
                     weight: record.weight,
                     priority: record.priority,
-                    state: NodeState::of(record, now),
+                    state: NodeState::of(record, &core.machine, now),
                     in_flight: record.stats.in_flight(),
                     latency: latency.map(|nanos| Duration::from_nanos(nanos as u64)),
                     calls: totals.calls(),

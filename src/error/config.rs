@@ -4,10 +4,12 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use crate::debug::DebugLimit;
+
 /// The error of a builder: an invalid setting, or two settings that contradict each other.
 ///
 /// Setters of builders neither fail nor panic; `build()` checks all settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ConfigError {
     policy: &'static str,
     setting: &'static str,
@@ -60,7 +62,7 @@ impl ConfigError {
     pub(crate) fn rule(&self) -> String {
         let rule = self.problem.split(", is ").next().unwrap_or_default();
         match self.durations {
-            Some((_, other)) => format!("{rule} of {other:?}"),
+            Some((_, other)) => format!("{rule} of {:?}", DebugLimit(&other)),
             None => rule.to_owned(),
         }
     }
@@ -77,10 +79,13 @@ impl fmt::Display for ConfigError {
         match durations {
             None => write!(f, "{policy}: {setting} {problem}"),
             Some((own, other)) => {
+                let (own, other) = (DebugLimit(own), DebugLimit(other));
                 write!(f, "{policy}: {setting} of {own:?} {problem} of {other:?}")
             }
         }
     }
 }
+
+crate::debug::debug_settings!(ConfigError { policy, setting, problem; durations });
 
 impl StdError for ConfigError {}

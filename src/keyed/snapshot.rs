@@ -2,7 +2,7 @@
 
 /// A snapshot of a [`Keyed`](super::Keyed) set.
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The name of the handle, as in events.
@@ -15,3 +15,5 @@ pub struct Snapshot {
     /// Number of times that a key found the set full.
     pub overflowed: u64,
 }
+
+crate::debug::debug_settings!(Snapshot { name, keys, overflowed; max_keys });

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::clock::ClockHandle;
+use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::instant::Instant;
 use crate::priority::Priority;
@@ -223,8 +224,8 @@ impl fmt::Debug for UserFairness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UserFairness")
             .field("users", &self.users())
-            .field("max_users", &self.inner.max_users)
-            .field("half_life", &self.inner.half_life)
+            .field("max_users", &DebugLimit(&self.inner.max_users))
+            .field("half_life", &DebugLimit(&self.inner.half_life))
             .finish_non_exhaustive()
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::debug::DebugLimit;
 use crate::error::Rejected;
 use crate::keyed::{Evictable, is_unshared};
 use crate::sync::Ordering;
@@ -129,7 +130,7 @@ impl fmt::Debug for Throttle {
         f.debug_struct("Throttle")
             .field("name", &self.name())
             .field("rule", self.inner.state.rule())
-            .field("window", &self.inner.state.window())
+            .field("window", &DebugLimit(&self.inner.state.window()))
             .finish_non_exhaustive()
     }
 }

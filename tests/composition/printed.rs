@@ -131,16 +131,16 @@ fn builders_handles_and_snapshots_print_without_sentinels() {
         Hedge::builder().clock(clock.clone()).after(max).throttled_pause(max);
         Hedge::builder().clock(clock.clone()).quantile(0.9).min_delay(max);
         RateLimiter::builder().quota(quota).clock(clock.clone()).max_wait(max).max_waiting(usize::MAX);
-        RateLimiter::builder().quota(quota).clock(clock.clone()).max_debt(u64::MAX).pause_on_hint(max);
-        KeyedRateLimiter::<u8>::builder().quota(quota).clock(clock.clone()).max_wait(max).max_debt(u64::MAX);
+        RateLimiter::builder().quota(quota).clock(clock.clone()).max_debt(1 << 40).pause_on_hint(max);
+        KeyedRateLimiter::<u8>::builder().quota(quota).clock(clock.clone()).max_wait(max).max_debt(1 << 40);
         Stale::<u8>::builder().clock(clock.clone()).max_age(max);
         Coalesce::<u8, u8, u8>::builder().clock(clock.clone());
         Endpoints::<u8>::builder().node("a", 1).clock(clock.clone()).decay(max).max_ejection(max).base_ejection(max);
-        Endpoints::<u8>::builder().node("a", 1).clock(clock.clone()).interval(max).slow_start(max).failure_penalty(max);
+        Endpoints::<u8>::builder().node("a", 1).clock(clock.clone()).slow_start(max).failure_penalty(max);
         Standard::builder().clock(clock.clone()).total_timeout(max).without_attempt_timeout();
         SharedRateLimiter::builder().store(store.clone()).key("k").quota(quota).clock(clock.clone()).max_wait(max);
-        SharedBulkhead::builder().store(store.clone()).key("k").instance("i").max_concurrent(u64::MAX)
-            .max_waiting(usize::MAX).max_wait(max).ttl(max).clock(clock.clone());
+        SharedBulkhead::builder().store(store.clone()).key("k").instance("i").max_concurrent(1 << 40)
+            .max_waiting(usize::MAX).max_wait(max).clock(clock.clone());
         SharedKeyedRateLimiter::<u8>::builder().store(store.clone()).key_by(|key| key.to_string()).quota(quota)
             .clock(clock.clone()).max_wait(max).max_waiting(usize::MAX).max_keys(usize::MAX);
         Keyed::<u8, Timeout>::builder(|_| Timeout::after(ms(1))).max_keys(usize::MAX);

@@ -233,9 +233,7 @@ pub(super) fn any_open_circuit_is_a_quorum() {
             let builder = builder.follow(Follow::AtOnce).min_votes(1).quorum(quorum);
             builder.clock(clock.clone()).build().unwrap()
         };
-        // Only one of the two others is open; both followers would open with a quorum of any.
         let breakers = [breaker(), breaker(), breaker()];
-        breakers[0].trip_for(Duration::from_secs(3600));
         let [open, one, other] = ["a", "b", "c"].map(str::to_owned);
         let voters = [
             voter(&open, &breakers[0]),
@@ -243,7 +241,13 @@ pub(super) fn any_open_circuit_is_a_quorum() {
             voter(&other, &breakers[2]),
         ];
         let runs = join3(voters[0].run(), voters[1].run(), voters[2].run());
-        clock.block_on(select(Box::pin(runs), Box::pin(clock.sleep(SECOND * 3))));
+        let script = async {
+            // All have voted when one of the three opens.
+            clock.sleep(SECOND * 3).await;
+            breakers[0].trip_for(SECOND * 3600);
+            clock.sleep(SECOND * 3).await;
+        };
+        clock.block_on(select(Box::pin(runs), Box::pin(script)));
         voters[1].snapshot().followed > 0
     };
     assert!(opens(0.0));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use backstop::adaptive_rate::CubicRate;
 use backstop::circuit_breaker::Trip;
 use backstop::{
-    Backoff, CircuitBreaker, Instant, KeyedRateLimiter, LoadShedder, ManualClock, Policy, Priority,
-    Quota, RateLimiter, Reason, Throttle, Verdict,
+    Backoff, CircuitBreaker, Instant, Jitter, KeyedRateLimiter, LoadShedder, ManualClock, Policy,
+    Priority, Quota, RateLimiter, Reason, Throttle, Verdict,
 };
 
 use super::{SECOND, ZERO, ms};
@@ -29,7 +29,8 @@ pub(super) fn breakers_ignore_hints() {
     let rest = |max_hint| {
         let breaker = CircuitBreaker::builder().clock(ManualClock::new());
         let breaker = breaker.trip_on(Trip::consecutive(1)).max_hint(max_hint);
-        let breaker = breaker.break_for(Backoff::fixed(SECOND)).build().unwrap();
+        let length = Backoff::fixed(SECOND).jitter(Jitter::None);
+        let breaker = breaker.break_for(length).build().unwrap();
         let permit = breaker.try_acquire().unwrap();
         permit.record(Verdict::throttled(SECOND * 60));
         breaker.snapshot().retry_after

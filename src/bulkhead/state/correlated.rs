@@ -338,7 +338,16 @@ mod tests {
         in_flight: impl Fn(u32) -> u32,
         latency: impl Fn(u32, f64) -> f64,
     ) -> bool {
-        let mut correlated = Correlated::builder().machine();
+        is_congested_in(Correlated::builder(), full, in_flight, latency)
+    }
+
+    fn is_congested_in(
+        builder: CorrelatedBuilder,
+        full: bool,
+        in_flight: impl Fn(u32) -> u32,
+        latency: impl Fn(u32, f64) -> f64,
+    ) -> bool {
+        let mut correlated = builder.machine();
         let mut congested = false;
         for window in 0..50 {
             let in_flight = in_flight(window);
@@ -385,6 +394,15 @@ mod tests {
         }
         // Throughput correlates, and varies by 0.27.
         assert!(!is_congested(true, wave, |_, in_flight: f64| in_flight.sqrt()));
+    }
+
+    #[test]
+    fn without_correlations_nothing_is_congested() {
+        let builder = Correlated::builder();
+        let latency = |_, in_flight: f64| in_flight.powf(0.9);
+        assert!(is_congested_in(builder, true, wave, latency));
+        let off = builder.correlation_window(0);
+        assert!(!is_congested_in(off, true, wave, latency));
     }
 
     #[test]

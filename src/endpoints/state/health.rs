@@ -108,6 +108,12 @@ impl Machine {
         due
     }
 
+    /// Returns whether a node is in its slow start.
+    pub(crate) fn is_starting(&self, record: &Record, now: Instant) -> bool {
+        let goes_on = |since| now < self.rules.slow_start.ends_at(since);
+        record.new_since.is_some_and(goes_on)
+    }
+
     /// Ends ejections and slow starts that are over, and sweeps if an interval has passed.
     pub(crate) fn advance(&mut self, now: Instant, random: &mut Stream) -> Vec<Change> {
         for record in self.records.iter_mut().flatten() {
@@ -145,7 +151,8 @@ impl Machine {
             calls += counts.calls();
             let was_ejected = std::mem::take(&mut record.was_ejected);
             if record.standing == Standing::Admitted {
-                let healthy = intervals - u32::from(was_ejected);
+                // No interval is whole at the end of the clock's range.
+                let healthy = intervals.saturating_sub(was_ejected.into());
                 record.times = record.times.saturating_sub(healthy);
                 ended.push((index as u32, counts));
             }
