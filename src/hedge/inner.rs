@@ -198,7 +198,7 @@ impl Inner {
 
     /// Counts and reports the further copies of a call to which none of them contributed.
     pub(super) fn lose(&self, copies: u32, observer: Option<&dyn Observer>) {
-        // Relaxed: a counter for people.
+        // Relaxed: a counter, read for display.
         self.counts.lost.fetch_add(copies.into(), Ordering::Relaxed);
         if let Some(observer) = observer {
             observer.on_event(&self.event(HedgeEvent::Lost { copies }));

@@ -424,7 +424,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             inner.lose(launched, observer);
             return outcome.handed_on();
         };
-        // Relaxed: counters for people.
+        // Relaxed: counters, read for display.
         count.fetch_add(1, Ordering::Relaxed);
         let lost = u64::from(launched - 1);
         inner.counts.lost.fetch_add(lost, Ordering::Relaxed);

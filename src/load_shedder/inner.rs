@@ -149,7 +149,7 @@ impl Inner {
                 } else {
                     value.clamp(0.0, 1.0)
                 };
-                // Relaxed: a gauge for people.
+                // Relaxed: a gauge, read for display.
                 last.store(load.to_bits(), Ordering::Relaxed);
                 let overloaded = value >= *threshold;
                 let mut pressure = lock(&self.pressure);
