@@ -1,7 +1,5 @@
 //! What zero means to endpoints, and to limits that a fleet shares.
 
-use std::time::Duration;
-
 use backstop::circuit_votes::Follow;
 use backstop::endpoints::{Endpoint, EndpointsBuilder, NodeSnapshot, NodeState};
 use backstop::store::MemoryStore;
