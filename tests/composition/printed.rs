@@ -143,7 +143,7 @@ fn builders_handles_and_snapshots_print_without_sentinels() {
             .max_waiting(usize::MAX).max_wait(max).clock(clock.clone());
         SharedKeyedRateLimiter::<u8>::builder().store(store.clone()).key_by(|key| key.to_string()).quota(quota)
             .clock(clock.clone()).max_wait(max).max_waiting(usize::MAX).max_keys(usize::MAX);
-        Keyed::<u8, Timeout>::builder(|_| Timeout::after(ms(1))).max_keys(usize::MAX);
+        Keyed::<u8, Option<CircuitBreaker>>::builder(|_| None).max_keys(usize::MAX);
         CircuitVotes::builder().store(store.clone()).key("k").breaker(breaker.clone().build().unwrap())
             .clock(clock.clone());
         DeadLetterQueue::<u8>::builder().clock(clock.clone()).max_replays(u32::MAX).max_error_bytes(usize::MAX);
