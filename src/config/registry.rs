@@ -56,12 +56,12 @@ struct InForce {
 /// The content of the file, and the turn of the load that has read it.
 pub(super) struct Content {
     turn: u64,
-    text: std::io::Result<String>,
+    file: Result<Value, LoadError>,
 }
 
 impl Content {
     pub(super) const fn is_unreadable(&self) -> bool {
-        self.text.is_err()
+        matches!(self.file, Err(LoadError::Read(_)))
     }
 }
 
@@ -266,14 +266,15 @@ impl Inner {
         Some(Fingerprint::of(&source.path))
     }
 
-    /// Reads the file, which is `now`. `None` if it changed meanwhile.
+    /// Reads and parses the file, which is `now`. `None` if it changed meanwhile.
     pub(super) fn read(&self, now: Option<Fingerprint>) -> Option<Content> {
-        // Before the file is read, so that a load that reads a later content has a later turn.
         let turn = self.next_turn();
-        let text = match &self.source {
-            Some(source) => std::fs::read_to_string(&source.path),
-            None => Err(std::io::Error::other("the registry has no file")),
+        let Some(source) = &self.source else {
+            let error = std::io::Error::other("the registry has no file");
+            let file = Err(LoadError::Read(error));
+            return Some(Content { turn, file });
         };
+        let text = std::fs::read_to_string(&source.path);
         if self.fingerprint() != now {
             return None;
         }
@@ -281,27 +282,26 @@ impl Inner {
         if text.is_ok() || now == Some(Fingerprint::Missing) {
             *lock(&self.seen) = now;
         }
-        Some(Content { turn, text })
+        let text = text.map_err(|error| {
+            let text = format!("{}: {error}", source.path.display());
+            LoadError::Read(std::io::Error::new(error.kind(), text))
+        });
+        let file = text.and_then(|text| (source.parse)(&text).map_err(LoadError::Parse));
+        Some(Content { turn, file })
     }
 
     /// Applies what was read. `None` if a later load was faster: it may have read an earlier content, so the file
     /// has to be read again.
     pub(super) fn load(&self, content: Content) -> Option<Result<Reloaded, LoadError>> {
-        let file = content.text.map_err(|error| {
-            let path = self.source.as_ref().map(|source| source.path.display());
-            let text = path.map_or_else(|| error.to_string(), |path| format!("{path}: {error}"));
-            LoadError::Read(std::io::Error::new(error.kind(), text))
-        });
-        let file = file.and_then(|text| match &self.source {
-            Some(source) => (source.parse)(&text).map_err(LoadError::Parse),
-            None => Ok(Value::table()),
-        });
-        let applied = file.and_then(|file| Ok(self.apply(&file, content.turn)?));
-        match applied {
-            Ok(None) => None,
-            Ok(Some(reloaded)) => Some(self.finish(Ok(reloaded))),
-            Err(error) => Some(self.finish(Err(error))),
-        }
+        let applied = content
+            .file
+            .and_then(|file| Ok(self.apply(&file, content.turn)?));
+        let Some(applied) = applied.transpose() else {
+            // For a watch, which reads the file again only if it is not the one seen last.
+            *lock(&self.seen) = None;
+            return None;
+        };
+        Some(self.finish(applied))
     }
 
     /// Stores the error of a reload, and reports its end to the observer.

@@ -73,19 +73,10 @@ impl PartialEq for Budget {
 
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let both = [self, other];
-        (self.total_timeout, self.attempt_timeout) == (other.total_timeout, other.attempt_timeout)
-            && self.effective_budget() == other.effective_budget()
-            && is_same(
-                both.map(|config| config.limiter.as_ref()),
+        self.effective_budget() == other.effective_budget()
+            && self.is_same_apart_from_budget(
+                other,
                 RateLimiterBuilder::is_same,
-            )
-            && is_same(
-                both.map(|config| config.retry.as_ref()),
-                RetryBuilder::is_same,
-            )
-            && is_same(
-                both.map(|config| config.breaker.as_ref()),
                 CircuitBreakerBuilder::is_same,
             )
     }
@@ -95,25 +86,32 @@ impl Config {
     /// Returns whether the layers of `other` can take over these settings: they differ at most in what limiter,
     /// breaker, and budget change in place.
     pub(super) fn is_same_but_for_terms(&self, other: &Self) -> bool {
-        let both = [self, other];
-        let is_same_budget = match both.map(Self::effective_budget) {
+        let is_same_budget = match [self, other].map(Self::effective_budget) {
             [Budget::Share { .. }, Budget::Share { .. }] => true,
             [one, other] => one == other,
         };
-        (self.total_timeout, self.attempt_timeout) == (other.total_timeout, other.attempt_timeout)
-            && is_same_budget
-            && is_same(
-                both.map(|config| config.limiter.as_ref()),
+        is_same_budget
+            && self.is_same_apart_from_budget(
+                other,
                 RateLimiterBuilder::is_same_but_for_terms,
+                CircuitBreakerBuilder::is_same_but_for_terms,
             )
+    }
+
+    fn is_same_apart_from_budget(
+        &self,
+        other: &Self,
+        same_limiter: impl Fn(&RateLimiterBuilder, &RateLimiterBuilder) -> bool,
+        same_breaker: impl Fn(&CircuitBreakerBuilder, &CircuitBreakerBuilder) -> bool,
+    ) -> bool {
+        let both = [self, other];
+        (self.total_timeout, self.attempt_timeout) == (other.total_timeout, other.attempt_timeout)
+            && is_same(both.map(|config| config.limiter.as_ref()), same_limiter)
             && is_same(
                 both.map(|config| config.retry.as_ref()),
                 RetryBuilder::is_same,
             )
-            && is_same(
-                both.map(|config| config.breaker.as_ref()),
-                CircuitBreakerBuilder::is_same_but_for_terms,
-            )
+            && is_same(both.map(|config| config.breaker.as_ref()), same_breaker)
     }
 }
 
