@@ -9,6 +9,7 @@ mod files;
 mod kills;
 mod letters;
 mod replays;
+mod replays_through_policies;
 mod user_code;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use backstop::endpoints::{Endpoint, NodeState};
-use backstop::{CircuitBreaker, Classify, Endpoints, ManualClock, Policy, Reason, Verdict};
+use backstop::{Endpoints, ManualClock, Reason, Verdict};
 
 use crate::{Heard, SECOND, call, fail, ms, name, of, picks, rotating, state};
 
@@ -459,21 +459,6 @@ fn a_node_that_is_left_alone_is_not_ejected() {
 }
 
 #[test]
-fn a_throttled_answer_that_is_neutral_counts_as_slow() {
-    // A node that throttles one tenant in a millisecond must not attract its calls.
-    let clock = ManualClock::new();
-    let endpoints = rotating(&clock, 1).build().unwrap();
-    let neutral = Verdict::throttled(8 * SECOND).with_health(backstop::Health::Neutral);
-    endpoints.try_acquire().unwrap().record(neutral);
-    let node = of(&endpoints.snapshot(), 0);
-    assert_eq!(node.latency, Some(8 * SECOND));
-    assert_eq!(
-        (node.state, node.calls, node.failures),
-        (NodeState::Available, 0, 0)
-    );
-}
-
-#[test]
 fn the_calls_that_a_new_node_does_not_take_are_spread_over_all_others() {
     let clock = ManualClock::new();
     let endpoints = rotating(&clock, 5).build().unwrap();
@@ -500,32 +485,4 @@ fn one_random_choice_follows_the_weights() {
     for (node, fair) in [(0, 1000), (1, 2000), (2, 5000)] {
         assert!(picks[&node].abs_diff(fair) < 150, "{picks:?}");
     }
-}
-
-#[test]
-fn a_429_counts_as_slow_and_a_rejection_by_a_layer_inside_does_not() {
-    let clock = ManualClock::new();
-    let endpoints = rotating(&clock, 1).build().unwrap();
-    let latency = || of(&endpoints.snapshot(), 0).latency;
-    let breaker = CircuitBreaker::builder().clock(clock.clone());
-    let breaker = breaker.build().unwrap();
-    let isolation = breaker.isolate();
-    let stack = (&endpoints, &breaker);
-    assert!(
-        clock
-            .block_on(stack.call(|| async { Ok::<_, ()>(()) }))
-            .is_err()
-    );
-    assert_eq!(latency(), None);
-    drop(isolation);
-    let throttled = Verdict::throttled(8 * SECOND).with_health(backstop::Health::Neutral);
-    let classify = Classify::errors(move |(): &()| throttled.not_executed());
-    let stack = (&endpoints, &breaker, classify);
-    assert!(
-        clock
-            .block_on(stack.call(|| async { Err::<(), _>(()) }))
-            .is_err()
-    );
-    assert_eq!(latency(), Some(8 * SECOND));
-    assert_eq!(state(&endpoints, 0), NodeState::Available);
 }

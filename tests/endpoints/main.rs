@@ -7,6 +7,7 @@ mod load;
 mod nodes;
 mod settings;
 mod simulation;
+mod throttled;
 mod user_code;
 
 use std::cell::RefCell;

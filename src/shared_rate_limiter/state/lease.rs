@@ -334,8 +334,7 @@ impl Lease {
         if self.in_flight.is_some() {
             return None;
         }
-        // A probe debits nothing: a paused store later executes every probe it received. The debt waits for the first
-        // answer.
+        // A probe debits nothing, as a paused store executes all of them later. The debt waits for the first answer.
         let (spent, give_back) = (std::mem::take(&mut self.spent), self.give_back.take());
         let probe = self.send(now, 0, 0, false);
         (self.spent, self.give_back) = (spent, give_back);
