@@ -31,7 +31,7 @@ impl Setup {
         }
     }
 
-    /// Adopts the name and the clock of a stack. A name other than `preset` stays.
+    /// Adopts the clock of a stack, and its name unless this one differs from `preset`.
     pub(crate) fn adopt(&mut self, preset: &'static str, name: &'static str, clock: &ClockHandle) {
         if self.name == preset {
             self.name = name;
@@ -65,8 +65,9 @@ impl Setup {
     }
 }
 
-/// Returns how long calls through a policy wait by the settings of its builder: not at all by default, and until their
-/// deadlines if only the number of waiters is given. Fails if calls may wait and none may; the error names `pattern`.
+/// Returns the longest wait of a call by the settings of a builder: zero by default, and no bound but the deadline if
+/// only the number of waiters is given. Fails if the wait is above zero but no call may wait; the error names
+/// `pattern`.
 pub(crate) fn max_wait(
     pattern: &'static str,
     longest: Option<Duration>,
@@ -88,7 +89,7 @@ pub(crate) fn random_instance() -> String {
     format!("{:016x}", RandomState::new().hash_one(0_u64))
 }
 
-/// Returns whether both are there and one is a clone of the other, or neither is there.
+/// Returns whether both are clones of one `Arc`, or both are `None`.
 pub(crate) fn is_same_arc<T: ?Sized>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
     match (one, other) {
         (None, None) => true,
@@ -116,7 +117,7 @@ pub(crate) struct Base {
     /// Whether there is an observer, or shadow mode.
     reports: bool,
     observer: Option<Arc<dyn Observer>>,
-    /// Number of events so far. Not loom's atomic, because it orders nothing else.
+    /// Number of events so far. Not loom's atomic, because no other memory access depends on it.
     events: AtomicU64,
 }
 
@@ -126,7 +127,7 @@ impl Base {
         self.clock.now()
     }
 
-    /// Runs `settle` with the current time, or with `known` if the clock panics, whose panic propagates afterwards.
+    /// Runs `settle` with the current time, or with `known` if the clock panics. That panic propagates afterwards.
     /// While the thread panics already, neither a panic of the clock nor one of `settle` propagates: it would abort
     /// the process.
     ///

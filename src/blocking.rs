@@ -13,8 +13,8 @@ pub(crate) fn is_active() -> bool {
     DEPTH.get() > 0
 }
 
-/// Runs code of the user that may start a runtime, such as an operation, a hook or an observer: inside
-/// it this thread's sleeps are those of the runtime that polls them.
+/// Runs user code that may start a runtime, such as an operation, a hook, or an observer. Meanwhile, sleeps on this
+/// thread are those of the runtime that polls them.
 #[inline(always)]
 pub(crate) fn outside<R>(code: impl FnOnce() -> R) -> R {
     let _depth = is_active().then(|| Depth::at(0));

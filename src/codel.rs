@@ -2,9 +2,8 @@
 //!
 //! # What it protects
 //!
-//! The waiters of a queue. A standing queue delays every call by the same time without serving more of them. CoDel
-//! distinguishes a standing queue from a burst that drains, and selects the waiters to drop.
-//!
+//! Protects the waiters of a queue. A standing queue delays every call by the same time without serving more of them.
+//! CoDel distinguishes a standing queue from a burst that drains, and selects the waiters to drop.
 //! ```text
 //!  delay  │      ╭╮  burst: the smallest delay of the interval is low
 //!         │     ╭╯╰╮          ╭──────── standing queue: never below the target
@@ -56,7 +55,7 @@
 //! # Source
 //!
 //! folly's `Codel`, after Nichols and Jacobson, "Controlling queue delay" (2012). Facebook adapted it to servers: it
-//! uses the *smallest* delay of an interval, so a burst that drains is no overload, while a queue that never empties
+//! uses the *smallest* delay of an interval, so a burst that drains is not an overload, but a queue that never empties
 //! is.
 
 use std::fmt;
@@ -177,7 +176,7 @@ impl Codel {
         self.overloaded && delay > self.tolerated()
     }
 
-    /// Records that the queue was empty, so it does not stand.
+    /// Records that the queue was empty, so it is not a standing queue.
     pub const fn drained(&mut self) {
         self.min_delay = Some(0);
     }

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll, ready};
 
-/// Polls an acquisition within the task's budget, so that a loop of those that are ready at once lets other tasks run.
+/// Polls an acquisition within the task's budget, so that a loop of acquisitions that never wait lets other tasks run.
 #[inline(always)]
 pub(crate) fn poll_within<T>(
     task: &mut Context<'_>,

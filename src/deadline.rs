@@ -7,8 +7,8 @@
 //! So the closure given to a policy, which only creates the future, does not see the deadline of that policy; the
 //! future does.
 //!
-//! Spawned tasks do not inherit it. A scope without a limit of its own carries it into one, because a scope captures
-//! the deadline where it is created: `tokio::spawn(deadline::scope(Duration::MAX, task))`.
+//! Spawned tasks do not inherit it. To pass it on, spawn a scope without a limit of its own, which captures the
+//! deadline where it is created: `tokio::spawn(deadline::scope(Duration::MAX, task))`.
 //!
 //! # Clocks
 //!
@@ -144,8 +144,8 @@ pub(crate) fn inherited(clock: &ClockHandle, now: Instant) -> Instant {
     }
 }
 
-/// Polls an acquisition outside any policy: in the budget of its task, by the deadline of the calls made here and now.
-/// Only its first poll (`starts`) inherits one. `poll` gets the current time on `clock`, and the deadline.
+/// Polls an acquisition outside any policy, within the budget of its task. Only its first poll (`starts`) inherits the
+/// deadline in force. `poll` gets the current time on `clock`, and the deadline.
 #[inline(always)]
 pub(crate) fn poll_inheriting<T>(
     clock: &ClockHandle,
@@ -163,7 +163,7 @@ pub(crate) fn poll_inheriting<T>(
     })
 }
 
-/// Returns when a wait that starts now ends at the latest, and the reason of a rejection then.
+/// Returns when a wait that starts now ends at the latest, and the reason of a rejection at that time.
 pub(crate) fn end_of_wait(now: Instant, longest: Duration, deadline: Instant) -> (Instant, Reason) {
     let end = now + longest;
     match deadline <= end {
@@ -172,8 +172,8 @@ pub(crate) fn end_of_wait(now: Instant, longest: Duration, deadline: Instant) ->
     }
 }
 
-/// Returns the time left until the deadline of the calls made here and now; `None` without one, or when it
-/// is on a [`ManualClock`](crate::ManualClock) or a clock of your own: [`current_on`] reads those.
+/// Returns the time left until the deadline in force; `None` without one, or when it is on a
+/// [`ManualClock`](crate::ManualClock) or a clock of your own, for which there is [`current_on`].
 pub fn current() -> Option<Duration> {
     let Deadline { clock, at } = CURRENT.get();
     if at == Instant::FAR_FUTURE {
@@ -208,8 +208,7 @@ pub fn current_on(clock: impl Into<ClockHandle>) -> Option<Duration> {
     }
 }
 
-/// Runs `future` with a deadline for its calls through policies: `within` from now, on tokio's clock. [`scope_on`]
-/// does the same on any clock.
+/// Runs `future` with a deadline for its calls through policies: `within` from now, on tokio's clock.
 ///
 /// See [`scope_on`], which does the same on any clock.
 #[cfg(feature = "tokio")]

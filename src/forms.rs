@@ -14,7 +14,7 @@ use crate::sync::lock;
 /// Interned names, kept until the process ends. Names are `&'static str`, so that events are `Copy`.
 static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 
-/// Interns a text as the name of a policy.
+/// Interns the name of a policy.
 pub(crate) fn interned(text: &str) -> &'static str {
     let mut names = lock(&NAMES);
     match names.get(text) {

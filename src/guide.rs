@@ -25,7 +25,7 @@ pub mod testing {}
 #[cfg(all(feature = "metrics", feature = "tracing"))]
 pub mod observability {}
 
-/// Moving from other libraries: their code beside ours, what maps to what, and what differs.
+/// Migration from other libraries: code side by side, equivalents, and differences.
 pub mod migrate {
     #[doc = include_str!("../docs/migrate/governor.md")]
     #[cfg(feature = "tokio")]

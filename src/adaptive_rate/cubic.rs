@@ -61,7 +61,7 @@ impl CubicCurve {
         rate(self.scale * since.powi(3) + self.max_rate)
     }
 
-    /// Returns the rate after a throttled answer to calls at `current` per second: `beta` of that.
+    /// Returns the rate after a throttled answer to calls at `current` per second: `beta` times that rate.
     pub fn on_throttle(&mut self, now: Instant, current: f64) -> f64 {
         self.max_rate = rate(current);
         self.plateau = (self.max_rate * (1.0 - self.beta) / self.scale).cbrt();
@@ -69,7 +69,7 @@ impl CubicCurve {
         self.max_rate * self.beta
     }
 
-    /// Returns the rate that was throttled.
+    /// Returns the rate at which the last answer was throttled.
     pub const fn max_rate(&self) -> f64 {
         self.max_rate
     }
@@ -134,7 +134,7 @@ impl RateMeter {
     }
 }
 
-/// A token bucket whose rate changes. It holds what it earns in a second, at least one token.
+/// A token bucket whose rate changes. Its capacity is what it earns in a second, but at least one token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateBucket {
     rate: f64,
@@ -161,8 +161,8 @@ impl RateBucket {
         bucket
     }
 
-    /// Changes the rate, which never falls below the lowest rate. Tokens so far were earned at the old rate; tokens
-    /// beyond one second of the new rate are lost.
+    /// Sets the rate, but not below the lowest rate. Tokens so far were earned at the old rate; tokens beyond one
+    /// second of the new rate are lost.
     pub fn set_rate(&mut self, now: Instant, rate: f64) {
         self.fill(now);
         let rate = self::rate(rate);
@@ -193,7 +193,7 @@ impl RateBucket {
     fn fill(&mut self, now: Instant) {
         let filled = self.available + secs(now, self.filled) * self.rate;
         self.available = filled.min(self.capacity);
-        // An older reading earns nothing, and does not let the next one earn the same time twice.
+        // An older reading earns nothing, and must not let the next one earn the same time twice.
         self.filled = self.filled.max(now);
     }
 

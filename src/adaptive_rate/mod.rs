@@ -2,9 +2,9 @@
 //!
 //! # What it protects
 //!
-//! A dependency with a rate limit that is unknown or changes. Each throttled answer lowers the rate at
-//! once. Then the rate grows back along a cubic curve: fast at first, flat near the rate that was too
-//! much, and fast again if that goes well.
+//! Protects a dependency whose rate limit is unknown or changes. Each throttled answer lowers the rate at once. Then
+//! the rate grows back along a cubic curve: fast at first, flat near the rate that was too much, and fast again beyond
+//! it.
 //!
 //! ```text
 //!  rate │ throttled                       ╱

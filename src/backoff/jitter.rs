@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The randomness of a delay. The cap of the [`Backoff`](super::Backoff) applies after it.
 ///
-/// Every call draws for itself: two calls that fail at once wait for different times.
+/// Each call draws its own random numbers, so two calls that fail together wait for different times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Jitter {
@@ -18,8 +18,8 @@ pub enum Jitter {
     /// Anywhere within this fraction, 0 to 1, below and above the delay. gRPC uses 0.2,
     /// resilience4j 0.5.
     PlusMinus(f64),
-    /// A random delay from the first one to three times the previous one ("decorrelated jitter", same
-    /// source). For exponential backoffs; it grows by itself and does not use their factor.
+    /// A random delay from the first one to three times the previous one ("decorrelated jitter", same source). For
+    /// exponential backoffs, whose factor it ignores: the delays grow from one another.
     Decorrelated,
     /// Grows smoothly, without the clusters that `Decorrelated` has at its edges: the increments of
     /// `2^t · tanh(√4t)` at random `t`, which keep the median of the plain backoff ("decorrelated

@@ -142,7 +142,7 @@ impl Backoff {
     pub fn factor(mut self, factor: f64) -> Self {
         self.shape = match self.shape {
             Shape::Exponential { initial, .. } => Shape::Exponential { initial, factor },
-            // A factor without a shape that uses it is an error in `check`, not ignored.
+            // `check` reports a factor that the shape does not use.
             _ => Shape::Exponential {
                 initial: Duration::ZERO,
                 factor: f64::NAN,
@@ -196,7 +196,7 @@ impl Backoff {
 
     /// Converts nanoseconds to a delay, no longer than the cap.
     fn cap(&self, nanos: f64) -> Duration {
-        // `as` saturates, and takes NaN, which infinity times zero gives, to zero.
+        // `as` saturates, and converts NaN, the product of infinity and zero, to zero.
         if nanos >= self.max.as_nanos() as f64 || nanos >= u64::MAX as f64 {
             self.max
         } else {
@@ -214,7 +214,7 @@ impl Backoff {
         let exponential = matches!(self.shape, Shape::Exponential { .. });
         match &self.shape {
             Shape::Exponential { factor, .. } if factor.is_nan() => {
-                return fail("has a factor that is no number, or that its shape has no use for");
+                return fail("has a factor that is not a number, or that its shape does not use");
             }
             Shape::Exponential { factor, .. } if *factor < 1.0 || factor.is_infinite() => {
                 return fail("needs a factor of at least 1, and finite");
@@ -237,7 +237,7 @@ impl Backoff {
     }
 }
 
-/// Returns the `n`th Fibonacci number, from 1; the largest that fits when it does not.
+/// Returns the `n`th Fibonacci number, from 1. Saturates at `u32::MAX`.
 fn fibonacci(n: u32) -> u32 {
     let (mut a, mut b) = (0_u32, 1_u32);
     // The 47th is the last that fits in 32 bits.
@@ -340,8 +340,8 @@ impl Progress {
         progress
     }
 
-    /// Returns the random part of the next delay alone: what a wait that a server asked for gets in addition, so
-    /// that its clients do not come back all at once. Zero without jitter.
+    /// Returns only the random part of the next delay, zero without jitter. It is added to a wait that a server asked
+    /// for, so that the server's clients do not all return at once.
     pub(crate) fn next_spread(
         &mut self,
         backoff: &Backoff,
@@ -358,7 +358,7 @@ impl Progress {
         backoff.cap(delay * share * unit())
     }
 
-    /// Returns the next delay. `unit` is asked for a number in `[0, 1)`, only if the jitter needs one.
+    /// Returns the next delay. Calls `unit` for a number in `[0, 1)`, only if the jitter needs one.
     pub(crate) fn next(&mut self, backoff: &Backoff, unit: impl FnOnce() -> f64) -> Duration {
         self.given = self.given.saturating_add(1);
         if matches!(backoff.shape, Shape::None) {

@@ -141,8 +141,8 @@ impl<'a> Wait<'a> {
 }
 
 impl Inner {
-    /// Returns the current time, if it is needed, when a wait that starts now must end, and the reason of that
-    /// rejection.
+    /// Returns the current time if it is needed, the end of a wait that starts now, and the reason of the rejection at
+    /// that end.
     #[inline]
     fn wait_limits(&self, cx: &mut Context, timed: bool) -> (Instant, Instant, Reason) {
         let endless = self.max_wait == Duration::MAX

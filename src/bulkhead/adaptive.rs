@@ -10,7 +10,7 @@ use crate::sync::{Mutex, lock_checked};
 
 /// A limit algorithm with a queue of samples.
 ///
-/// A call that adds a sample takes the algorithm, runs a few samples, and puts it back. Samples that arrive
+/// A call that adds a sample takes the algorithm, passes a few samples to it, and puts it back. Samples that arrive
 /// meanwhile stay in the queue. So no call waits for an update, an algorithm that uses its own bulkhead does not
 /// deadlock, and a slow algorithm costs each call a bounded time.
 pub(super) struct Adaptive {
@@ -27,7 +27,7 @@ struct State {
 
 /// Capacity of the queue. Further samples are dropped.
 const CAPACITY: usize = 64;
-/// Most samples that one call runs. More than one, so that the queue drains.
+/// Most samples that one call passes on. More than one, so that the queue drains.
 const PER_CALL: usize = 2;
 
 impl Adaptive {
@@ -41,9 +41,9 @@ impl Adaptive {
         }
     }
 
-    /// Adds a sample, runs the oldest ones unless another call does so, and passes the limit to `apply` after each.
-    /// The limit is clamped to the range of a bulkhead. Otherwise it would never equal the current limit, and would
-    /// be applied again after each sample.
+    /// Adds a sample, passes the oldest ones to the algorithm unless another call does so, and passes the limit to
+    /// `apply` after each. The limit is clamped to the range of a bulkhead. Otherwise it would never equal the current
+    /// limit, and would be applied again after each sample.
     pub(super) fn sample(&self, sample: Sample, mut apply: impl FnMut(u32)) {
         let algorithm = {
             let mut state = lock_checked(&self.state);

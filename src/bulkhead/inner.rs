@@ -134,7 +134,7 @@ impl Inner {
         panics.resume();
     }
 
-    // Out of line, because every drop of a permit contains the call.
+    // Out of line, because every drop of a permit contains a call of it.
     #[inline(never)]
     fn release_to_sample(&self, permit: RawPermit) -> PackedState {
         self.queue.release_all(permit.cost(), permit.partition())

@@ -74,8 +74,8 @@ impl Bulkhead {
     /// # Errors
     ///
     /// As for [`try_acquire`](Self::try_acquire), and
-    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when `n` is above a fixed limit. An adaptive
-    /// bulkhead gives a call whose weight is above its current limit all of it.
+    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) when `n` is above a fixed limit. In an adaptive
+    /// bulkhead, a call whose weight is above the current limit takes all permits.
     ///
     /// ```
     /// use backstop::{Bulkhead, Reason};
@@ -276,8 +276,8 @@ fn weighted(n: u64) -> Context {
     Context::new().with_cost(u32::try_from(n).unwrap_or(u32::MAX))
 }
 
-/// Is evictable when no call is in flight, no other handle exists, and the limit is the one it was built with.
-/// The limit of an adaptive bulkhead may differ: a new one learns it again.
+/// A bulkhead is evictable when no call is in flight, no other handle exists, and the limit is the one it was built
+/// with. The limit of an adaptive bulkhead may differ: a new one learns it again.
 impl Evictable for Bulkhead {
     fn evictable_in(&self) -> Option<Duration> {
         let inner = &*self.inner;

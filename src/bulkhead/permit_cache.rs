@@ -73,7 +73,7 @@ impl PermitCache {
         self.read().in_flight().saturating_sub(cached)
     }
 
-    /// Acquires one permit on the fast path. `None` decides nothing.
+    /// Acquires one permit on the fast path. `None` does not mean that no permit is free.
     #[inline(always)]
     pub(super) fn try_acquire_once(&self) -> Option<Taken> {
         if self.caches.get().is_some_and(|caches| {
@@ -91,7 +91,7 @@ impl PermitCache {
     pub(super) fn try_acquire(&self, cost: u32, clamp: bool) -> Result<Taken, PackedState> {
         match self.semaphore.try_acquire(cost, clamp) {
             Err(state) if state.is_cached() => {
-                // Until the second attempt, no thread can open the caches again.
+                // The guard keeps the caches closed until the second attempt.
                 let _closed = self.close();
                 self.semaphore.try_acquire(cost, clamp)
             }

@@ -282,7 +282,7 @@ impl PermitQueue {
         }
     }
 
-    // Out of line, because every drop of a permit contains the call.
+    // Out of line, because every drop of a permit contains a call of it.
     #[inline(never)]
     fn release_many(&self, cost: u32, partition: u32) {
         self.release_all(cost, partition);
@@ -306,7 +306,7 @@ impl PermitQueue {
     /// Changes the limit. Returns the old limit and the event number of the change, or `None` if the limit is the same.
     /// [`serve_waiting`](Self::serve_waiting) must follow.
     pub(super) fn set_limit(&self, limit: u32, number: impl FnOnce() -> u64) -> Option<(u32, u64)> {
-        // The lock orders changes and their event numbers alike.
+        // Under the lock, so that event numbers follow the order of the changes.
         let _waiting = self.lock();
         let old = self.permits.set_limit(limit).limit();
         (old != limit).then(|| (old, number()))
@@ -345,7 +345,7 @@ impl PermitQueue {
             // The flag is set already.
             _ => self.read(),
         };
-        // Permits may have been released since its fast path failed, or it may need fewer than the calls before it.
+        // Permits may have been released since the call's fast path failed, or it may need fewer than earlier waiters.
         let may_be_next = !self.partitions.is_empty()
             || state.has_room(self.clamped(cost, state))
             || self.why(cost, state) == Full::TooLarge;
@@ -363,7 +363,7 @@ impl PermitQueue {
         }
         loop {
             let mut waiting = self.lock();
-            // Two per lock: usually there is no second one, and one lock suffices.
+            // Two waiters per lock: usually there is no second one, and the lock is taken once.
             let first = self.settle_next(&mut waiting, now);
             let second = match first {
                 Some(_) if waiting.list.len() > 0 => self.settle_next(&mut waiting, now),
@@ -406,7 +406,7 @@ impl PermitQueue {
             waiting.list.first(partition)?
         };
         let settled = if self.why(waiter.cost, state) == Full::TooLarge {
-            // The limit has shrunk below its cost.
+            // The limit has shrunk below the waiter's cost.
             Settled::Rejected(Reason::CostExceedsLimit)
         } else {
             let last = waiting.list.len() == 1;

@@ -115,7 +115,7 @@ impl Permit for Running<'_> {
 
 /// Ends a call and gives the algorithm a sample of it.
 ///
-/// Out of line, with all by value. Taking an address in the caller would force the permit into memory for every
+/// Out of line, with all arguments by value. Taking an address in the caller would force the permit into memory for
 /// bulkhead.
 #[inline(never)]
 fn end_of_sample(
@@ -133,7 +133,7 @@ fn end_of_sample(
 impl Drop for Running<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        // Reads one word without taking it: recently written words would stall.
+        // Reads one word instead of taking the permit: loads of recently written words would stall.
         if !self.raw.is_nothing() {
             self.abandon();
         }

@@ -91,7 +91,7 @@ impl Semaphore {
         PackedState(self.0.fetch_sub(u64::from(cost), Ordering::Release))
     }
 
-    /// Sets the limit and returns the state before. Fails while the cache may hold permits.
+    /// Sets the limit and returns the previous state. Fails while the cache may hold permits.
     pub(super) fn set_limit(&self, limit: u32) -> Result<PackedState, PackedState> {
         self.update(|state| (!state.is_cached()).then_some((state.with_limit(limit).0, ())))
             .map(|(state, ())| state)

@@ -34,7 +34,7 @@ impl<'a> Ticket<'a> {
         let waker = waker.clone();
         let (cell, may_be_next) =
             queue.push(entrant.cost, partition, entrant.priority, now, waker)?;
-        // Before serving: if a waker panics, the drop leaves the queue.
+        // Created before serving, so that its drop leaves the queue if a waker panics.
         let ticket = Self {
             queue,
             partition,

@@ -1,7 +1,7 @@
 #![cfg_attr(feature = "tokio", doc = include_str!("../../docs/patterns/chaos.md"))]
 #![cfg_attr(
     not(feature = "tokio"),
-    doc = "Faults on purpose, to find out what a stack does about them."
+    doc = "Injects faults, to test how a stack handles them."
 )]
 
 use std::fmt;

@@ -42,11 +42,12 @@ impl Switch {
     ///
     /// # Errors
     ///
-    /// If the rates are not from 0 to 1 in sum, or the injector was built without this fault.
+    /// If the rate is not from 0 to 1, if the rates exceed 1 together, or if the builder got no function for this
+    /// fault.
     pub fn set_rate(&self, fault: Fault, rate: f64) -> Result<(), ConfigError> {
         let inner = &*self.inner;
         if !inner.possible[fault as usize] && rate > 0.0 {
-            let problem = "needs what the fault is made of, which the builder takes";
+            let problem = "needs a function that makes the fault, which the builder was not given";
             return Err(ConfigError::new(NAME, fault.as_str(), problem));
         }
         let _setting = lock(&inner.setting);

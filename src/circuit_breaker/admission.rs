@@ -46,7 +46,7 @@ impl Inner {
     }
 
     /// Admits or rejects a call of a policy, in a state that does not admit all calls.
-    // Cold, to keep it out of the way of a closed circuit.
+    // Cold, because calls of a closed circuit do not come here.
     #[cold]
     #[inline(never)]
     pub(super) fn admit_some(
@@ -87,7 +87,7 @@ impl Inner {
     fn ramp_up_share(&self, left: Duration) -> f64 {
         let ramp_up = self.settings().ramp_up;
         if ramp_up.is_zero() {
-            // Switched off while it lasted.
+            // The ramp-up was turned off while it lasted.
             return 1.0;
         }
         // `left` may exceed the ramp-up if the reading of the clock is late.
@@ -145,7 +145,7 @@ impl Inner {
         Some(decision.map_err(|rejection| rejection.by(self.base.name)))
     }
 
-    /// Counts and reports a rejection. In shadow mode the call is admitted, and its result not recorded.
+    /// Counts and reports a rejection. In shadow mode the call is admitted, and its result is not recorded.
     #[inline]
     fn reject(
         &self,

@@ -254,7 +254,7 @@ impl CircuitBreakerBuilder {
         self.probe_lease
     }
 
-    /// Returns whether breakers with these settings are the same, clocks and restored states apart.
+    /// Returns whether breakers with these settings are the same, apart from clocks and restored states.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let plain = |breaker: &Self| {
             (

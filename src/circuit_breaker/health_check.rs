@@ -67,7 +67,7 @@ impl CircuitBreaker {
                     .read(|machine| (machine.generation(), machine.phase().check_from()));
                 let now = clock.now();
                 if let Some(check_from) = check_from.filter(|from| now < *from) {
-                    // No longer than the interval: not every change of a break is a transition.
+                    // Waits at most one interval, because a break can change without a transition.
                     clock.sleep_until(check_from.min(now + interval)).await;
                     continue;
                 }

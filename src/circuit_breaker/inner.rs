@@ -24,7 +24,7 @@ pub(super) struct Inner {
     /// When the break or the ramp-up ends, in nanoseconds.
     pub(super) until: AtomicU64,
     pub(super) base: Base,
-    /// The terms that it was built with.
+    /// The terms that the breaker was built with.
     first: Terms,
     /// All terms so far, the first ones included. Allocated when they change.
     changed: OnceLock<Box<Versions<Terms>>>,
@@ -158,7 +158,7 @@ impl Inner {
                 Err(again) => next = again,
             }
         }
-        // Of concurrent changes the last one that takes the lock finds the terms in force.
+        // Of several concurrent changes, the last one to take the lock reads the terms in force.
         if let Some(locked) = &mut *lock_checked(&self.locked) {
             let settings = self.settings();
             locked
@@ -202,7 +202,7 @@ impl Inner {
         second.map_or(&self.windows, |second| second)
     }
 
-    /// Reads the clock. Cold, to keep it out of the way of calls that are not timed.
+    /// Reads the clock. Cold, because only timed calls need it.
     #[cold]
     #[inline(never)]
     pub(super) fn now(&self) -> Instant {

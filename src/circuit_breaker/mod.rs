@@ -59,7 +59,8 @@ impl CircuitBreaker {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// Returns whether it counts all calls: a rule on consecutive failures alone does not. Never changes.
+    /// Returns whether the breaker counts all calls. With only a rule on consecutive failures, it does not. Never
+    /// changes.
     pub(crate) fn counts_calls(&self) -> bool {
         self.inner.terms().rules.has_window()
     }
@@ -110,7 +111,7 @@ impl CircuitBreaker {
         self.inner.state()
     }
 
-    /// Returns the state that a call would find now: half-open if a break is over, open if the half-open time is
+    /// Returns the state that a call would find now: half-open if a break is over, open if the half-open phase is
     /// over. Changes nothing.
     pub fn peek(&self) -> State {
         let now = self.inner.base.clock.now();
@@ -309,8 +310,8 @@ impl CircuitBreaker {
     }
 }
 
-/// Is evictable if it is equal to a new one, or its history is older than its rules can see, and no other handle
-/// or subscription exists.
+/// A breaker is evictable if it is equal to a new one, or its history is older than its rules can see, and no other
+/// handle or subscription exists.
 impl Evictable for CircuitBreaker {
     fn evictable_in(&self) -> Option<Duration> {
         if !is_unshared(&self.inner) {

@@ -44,7 +44,7 @@ impl<'a> Gate for &'a CircuitBreaker {
             cold_path();
             match inner.reject_hedge(observer) {
                 None => {}
-                // Not recorded, so it needs no start.
+                // The result is not recorded, so no start time is needed.
                 Some(Ok(ticket)) => return Entered::Admitted((ticket, Instant::ORIGIN)),
                 Some(Err(rejected)) => return Entered::Rejected(rejected),
             }

@@ -12,8 +12,8 @@ use crate::verdict::Health;
 use crate::window::Sample;
 
 impl Inner {
-    /// Returns whether a success of this call changes nothing, which is the common case. May return `false`
-    /// although it does not.
+    /// Returns whether a success of this call changes nothing, which is the common case. May return `false` although
+    /// the success changes nothing.
     #[inline]
     pub(super) fn success_changes_nothing(&self, ticket: Ticket) -> bool {
         // The state may have changed since the call began, but then its result changes nothing either.

@@ -33,7 +33,7 @@ impl Settings {
     };
 }
 
-/// Everything about a breaker that may change while it is used: all settings, as long as its windows fit.
+/// The settings of a breaker that may change while it is used. The rules must fit its windows.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Terms {
     /// Rarely used settings; `None` if all are at their defaults.
@@ -80,7 +80,7 @@ impl Break {
     );
 }
 
-/// Functions are the same if one is a clone of the other.
+/// Functions are equal if one is a clone of the other.
 impl PartialEq for Break {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {

@@ -90,7 +90,7 @@ impl CircuitVotesBuilder {
         self
     }
 
-    /// Sets the share of the other voters that must be exceeded by those with open circuits. From 0 to below 1.
+    /// Sets the share of the other voters that the voters with open circuits must exceed. From 0 to below 1.
     pub const fn quorum(mut self, share: f64) -> Self {
         self.rules.quorum = share;
         self
@@ -108,8 +108,8 @@ impl CircuitVotesBuilder {
         self
     }
 
-    /// Sets the failure rate in the breaker's first window from which on a quorum opens the breaker. The window must
-    /// have half the calls that the breaker's rules need. Above 0, at most 1.
+    /// Sets the failure rate in the breaker's first window at which a quorum opens the breaker. The window must have
+    /// half the calls that the breaker's rules need. Above 0, at most 1.
     pub const fn failure_rate(mut self, rate: f64) -> Self {
         self.rules.failure_rate = rate;
         self

@@ -68,7 +68,8 @@ impl CircuitVotes {
             let next = inner.clock.now() + inner.every;
             let breaker = inner.breaker.snapshot();
             let is_open = matches!(breaker.state, State::Open | State::HalfOpen);
-            // A breaker that sees no calls knows nothing, and one that opened because of others nothing of its own.
+            // A vote counts only with evidence: not without calls, nor while the circuit is open only because of
+            // others.
             let counts = match is_open {
                 true => !echo.is_active(),
                 false => breaker.calls > 0,
@@ -189,7 +190,7 @@ async fn wait(transitions: &mut Transitions, echo: &mut Echo, clock: &ClockHandl
         timer.as_mut().poll(task)
     })
     .await;
-    // Further ones are in the same vote.
+    // Further transitions are covered by the same vote.
     while let Some(transition) = transitions.try_next() {
         echo.note(&transition);
     }

@@ -10,7 +10,7 @@ pub(crate) struct Rules {
     pub(crate) quorum: f64,
     pub(crate) min_votes: u64,
     pub(crate) follows: Follow,
-    /// The failure rate from which on a quorum opens the circuit.
+    /// The failure rate at which a quorum opens the circuit.
     pub(crate) failure_rate: f64,
 }
 
@@ -58,7 +58,7 @@ impl Echo {
         self.opened = Some(generation);
     }
 
-    /// Records a change: a circuit that closes, or opens again after probes, is on its own.
+    /// Records a change. After it closes, or opens again after probes, the circuit no longer follows others.
     pub(crate) fn note(&mut self, change: &Transition) {
         let is_new = self.opened.is_some_and(|opened| change.generation > opened);
         let failed = change.from == State::HalfOpen && change.to == State::Open;

@@ -1,4 +1,4 @@
-//! A timer for futures that look again at instants that change.
+//! A timer for futures whose deadline changes while they wait.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

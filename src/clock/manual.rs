@@ -98,6 +98,7 @@ impl ManualClock {
     ///
     /// The future may have any number of concurrent parts (`join!`, `FuturesUnordered`). They run in a fixed order:
     /// parts that wait for the same instant are woken in the order in which they began to wait.
+    ///
     /// # Panics
     ///
     /// If the future can never be woken, because its waker has been dropped everywhere else.

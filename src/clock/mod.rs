@@ -58,25 +58,24 @@ pub(crate) use self::handle::{ClockId, arm};
 ///
 /// # Clocks that go backwards
 ///
-/// A clock of your own may go backwards: the time that policies see never does. A [`ClockHandle`] follows
-/// its clock with these rules:
+/// A clock of your own may go backwards, but the time that policies see never does. A [`ClockHandle`] follows its clock
+/// with these rules:
 ///
-/// * A reading that is up to a second behind the newest one counts as the newest. Threads that race, and
-///   clocks that differ a little from core to core, gain nothing by it.
+/// * A reading that is up to a second behind the newest one counts as the newest. This absorbs races between threads,
+///   and clocks that differ a little from core to core.
 /// * A reading that is further behind is a backward jump. Time continues from where it was, at the rate of
 ///   the clock: nothing bursts, and nothing waits for the clock to catch up. Sleeps that were started
 ///   before are started again for the time that is left, once the clock is read.
 /// * Forward jumps count as time that has passed. A clock that goes back and forth by more than a second
 ///   runs ahead.
 ///
-/// This state belongs to the clock, not to the handle, as long as it has a handle. Clones of a handle, and
-/// handles made from clones of one `Arc`, are one clock: layers that have it share its readings and
-/// deadlines. Two handles made from two values are two clocks, even if the values are clones of each
-/// other. So give all layers the same [`ClockHandle`], or clones of one `Arc`.
+/// This state belongs to the clock, not to the handle, and lasts as long as the clock has a handle. Clones of a handle,
+/// and handles made from clones of one `Arc`, are one clock: layers that have it share its readings and deadlines. Two
+/// handles made from two values are two clocks, even if the values are clones of each other.
 ///
 /// # Example
 ///
-/// A clock on top of another one; it lets a test set time back:
+/// A clock on top of another one, which a test can move backwards:
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};

@@ -18,8 +18,7 @@ impl<F: Fn()> Drop for OnDrop<F> {
     }
 }
 
-/// Has `timer`, which never fires, replace its waker, then drops it. `code` runs in the drop of both
-/// wakers.
+/// Makes `timer`, which never fires, replace its waker, and then drops it. `code` runs in the drop of both wakers.
 pub(super) fn drop_wakers(
     timer: impl Future<Output = ()>,
     code: impl Fn() + Clone + Send + Sync + 'static,

@@ -55,7 +55,7 @@ impl Timeline {
         }
     }
 
-    /// Changes the shift. Fails if another thread was first, which saw the same jump.
+    /// Changes the shift. Fails if another thread, which saw the same jump, was first.
     #[cold]
     fn change_shift(&self, from: u64, to: u64) -> bool {
         self.shift

@@ -20,7 +20,7 @@ impl Unpark {
         })
     }
 
-    /// Returns whether it was woken since the last call of this.
+    /// Returns whether the waker was woken since the last call of `take`.
     pub(super) fn take(&self) -> bool {
         self.woken.swap(false, Ordering::Acquire)
     }

@@ -69,11 +69,11 @@ pub(super) struct Waiting<'a, K, T, E> {
 
 /// The next step of a waiting call.
 pub(super) enum Seen<'a, K, T, E> {
-    /// The call waits on.
+    /// The call still waits.
     Pending,
     /// The call executes the operation itself.
     Leads(Leader<'a, K, T, E>),
-    /// The result is there.
+    /// The result is available.
     Landed,
 }
 

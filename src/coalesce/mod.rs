@@ -61,7 +61,7 @@ pub struct ForKey<'a, Q: ?Sized, K, T, E> {
     key: &'a Q,
 }
 
-/// Is evictable when no call is in flight.
+/// A policy is evictable when no call is in flight.
 impl<K, T, E> Evictable for Coalesce<K, T, E> {
     fn evictable_in(&self) -> Option<Duration> {
         let is_idle = is_unshared(&self.inner) && self.snapshot().flights == 0;

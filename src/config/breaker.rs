@@ -144,7 +144,7 @@ section! {
                 }
             })
         },
-        /// The duration from which on a call counts as slow.
+        /// The duration from which a call counts as slow.
         slow_call: Duration,
         /// Evaluates the rules only after failed and slow calls.
         trip_on_failures_only: bool = false,

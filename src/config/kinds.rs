@@ -105,7 +105,7 @@ pub(super) fn split(value: &Value, default: &str, at: &mut Scope) -> Option<(Str
         None => default.to_owned(),
         Some(Value::Text(kind)) => kind.clone(),
         Some(other) => {
-            at.at("kind", |at| at.report("must be a text", Some(other)));
+            at.at("kind", |at| at.report("must be a string", Some(other)));
             return None;
         }
     };

@@ -107,7 +107,7 @@ impl Setting for Quota {
             },
             Value::Table(_) => QuotaSettings::read(value, at)?.quota(at),
             other => expected(
-                "must be a text such as \"100/s, burst 20\", or a table",
+                "must be a string such as \"100/s, burst 20\", or a table",
                 other,
                 at,
             ),

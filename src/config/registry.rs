@@ -39,7 +39,7 @@ pub(super) struct Inner {
     observer: Option<Arc<dyn Observer>>,
     pub(super) source: Option<Source>,
     clients: Mutex<InForce>,
-    /// Number of loads begun, which gives each its turn.
+    /// Number of loads begun. The number of a load is its turn: the later load has the greater one.
     turns: AtomicU64,
     last_error: Mutex<Option<Arc<LoadError>>>,
     /// Fingerprint of the file as last read.
@@ -181,7 +181,7 @@ impl Registry {
     pub fn apply(&self, file: &Value) -> Result<Reloaded, LoadError> {
         let turn = self.inner.next_turn();
         let applied = self.inner.apply(file, turn);
-        // Overtaken by a later change: as if it had come before it.
+        // A later change was faster: the effect is as if this change had come first.
         let applied = applied.map(Option::unwrap_or_default);
         self.inner.finish(applied.map_err(LoadError::Settings))
     }
@@ -266,7 +266,7 @@ impl Inner {
         Some(Fingerprint::of(&source.path))
     }
 
-    /// Reads and parses the file, which is `now`. `None` if it changed meanwhile.
+    /// Reads and parses the file, whose fingerprint is `now`. Returns `None` if the file changed meanwhile.
     pub(super) fn read(&self, now: Option<Fingerprint>) -> Option<Content> {
         let turn = self.next_turn();
         let Some(source) = &self.source else {
@@ -278,7 +278,7 @@ impl Inner {
         if self.fingerprint() != now {
             return None;
         }
-        // A file that is there but cannot be read now may be readable later without being another one.
+        // A file that exists but cannot be read may become readable with the same fingerprint.
         if text.is_ok() || now == Some(Fingerprint::Missing) {
             *lock(&self.seen) = now;
         }
@@ -297,7 +297,7 @@ impl Inner {
             .file
             .and_then(|file| Ok(self.apply(&file, content.turn)?));
         let Some(applied) = applied.transpose() else {
-            // For a watch, which reads the file again only if it is not the one seen last.
+            // Makes a watch read the file again, even if it has not changed.
             *lock(&self.seen) = None;
             return None;
         };

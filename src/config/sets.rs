@@ -1,7 +1,5 @@
 //! Settings of policies with type parameters: keyed ones, endpoints, stale values, coalescing, dead letters, faults.
 //! The program sets the rest with the builder: nodes, templates, sinks.
-//!
-//! Their builders get the rest: nodes, templates, sinks.
 
 use std::time::Duration;
 
@@ -231,7 +229,7 @@ section! {
         max_age: Duration = Duration::MAX,
         /// The behavior of a full queue: `reject` or `evict_oldest`.
         when_full: WhenFull = WhenFull::Reject,
-        /// The length from which on a segment file is closed and a new one is begun, in bytes.
+        /// The length at which a segment file is closed and a new one is begun, in bytes.
         segment_bytes: u64 = 8 << 20,
         /// Whether a letter counts as stored only after an fsync.
         fsync: bool = true,

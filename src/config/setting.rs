@@ -34,7 +34,7 @@ pub(crate) trait Setting: Sized + Clone {
     fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema;
 }
 
-/// Reports that a value should be something else.
+/// Reports that a value violates a rule. Returns `None`.
 pub(super) fn expected<T>(rule: impl Into<String>, value: &Value, at: &mut Scope) -> Option<T> {
     at.report(rule, Some(value));
     None
@@ -109,7 +109,7 @@ impl Setting for String {
     fn read(value: &Value, at: &mut Scope) -> Option<Self> {
         match value {
             Value::Text(value) => Some(value.clone()),
-            other => expected("must be a text", other, at),
+            other => expected("must be a string", other, at),
         }
     }
 

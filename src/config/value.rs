@@ -30,7 +30,7 @@ pub enum Value {
     Integer(i128),
     /// A number with a fraction.
     Float(f64),
-    /// A text.
+    /// A string.
     Text(String),
     /// A list.
     List(Vec<Self>),

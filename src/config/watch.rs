@@ -20,8 +20,8 @@ impl Registry {
     /// not read. Every way of replacing a file is noticed: writing, renaming another file over it, deleting and
     /// creating it, and swapping a symbolic link on its path.
     ///
-    /// Each change leads to one [`Event::Config`](crate::Event::Config). After a mistake the former settings stay
-    /// in force; so do they while there is no file. A file that cannot be read is tried again, and reported once.
+    /// Each change leads to one [`Event::Config`](crate::Event::Config). The former settings stay in force after a
+    /// mistake, and while there is no file. An unreadable file is tried again, but reported only once.
     ///
     /// The file is read on the thread that polls the future.
     ///
@@ -35,7 +35,7 @@ impl Registry {
 
 async fn follow(registry: Weak<Inner>) {
     let mut changes = ChangeDetector::default();
-    // The file that could not be read, as has been reported. Reading it is tried again.
+    // Fingerprint of the unreadable file that was reported last. Reading it is tried again.
     let mut unreadable = None;
     loop {
         let sleep = {
@@ -47,7 +47,7 @@ async fn follow(registry: Weak<Inner>) {
             };
             let seen = *lock(&inner.seen);
             if changes.is_due(seen, now) {
-                // A file that changed while it was read is looked at again.
+                // A file that changed while it was read is checked again.
                 if let Some(content) = inner.read(Some(now)) {
                     let is_known = content.is_unreadable() && unreadable == Some(now);
                     unreadable = content.is_unreadable().then_some(now);

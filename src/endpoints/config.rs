@@ -140,9 +140,10 @@ impl<N> EndpointsBuilder<N> {
         self
     }
 
-    /// Ejects a node whose success rate in an [`interval`](Self::interval) is more than this many standard
-    /// deviations below the mean of all nodes. Default: 1.9 deviations, 100 calls, 5 nodes. Only nodes with at least `min_calls` in the interval are
-    /// compared, and only if there are at least `min_nodes` of them. Zero deviations turn the rule off.
+    /// Ejects a node whose success rate in an [`interval`](Self::interval) is more than this many standard deviations
+    /// below the mean of all nodes. Only nodes with at least `min_calls` in the interval are compared, and only if
+    /// there are at least `min_nodes` of them. Default: 1.9 deviations, 100 calls, 5 nodes. Zero deviations turn the
+    /// rule off.
     pub const fn eject_below_mean(
         mut self,
         deviations: f64,
@@ -221,8 +222,8 @@ impl<N> EndpointsBuilder<N> {
         self
     }
 
-    /// Sets how long a node that is new or returns gets fewer calls than the others. Default 30 s. Zero turns slow start
-    /// off. Nodes given to the builder are not new, and calls with a key ignore it.
+    /// Sets how long a new or returning node gets fewer calls than the others. Default 30 s. Zero turns slow start off.
+    /// Nodes given to the builder are not new, and calls with a key ignore it.
     pub const fn slow_start(mut self, window: Duration) -> Self {
         self.slow_start = window;
         self
@@ -236,14 +237,14 @@ impl<N> EndpointsBuilder<N> {
         self
     }
 
-    /// Sets after how many consecutive failed checks a node takes no calls ([`Endpoints::check_with`]), at least 1.
-    /// Default 3.
+    /// Sets the number of consecutive failed checks after which a node takes no calls ([`Endpoints::check_with`]), at
+    /// least 1. Default 3.
     pub const fn unhealthy_after(mut self, checks: u32) -> Self {
         self.unhealthy_after = checks;
         self
     }
 
-    /// Sets after how many consecutive good checks a node takes calls again, at least 1. Default 1.
+    /// Sets the number of consecutive good checks after which a node takes calls again, at least 1. Default 1.
     pub const fn healthy_after(mut self, checks: u32) -> Self {
         self.healthy_after = checks;
         self
@@ -257,7 +258,8 @@ impl<N> EndpointsBuilder<N> {
     setters! { in setup;
         /// Reports ejections, and ejects no node.
         shadow;
-        /// Receives ejections, returns, panics, and rejections, also those of calls without an observer.
+        /// Sets an observer of the ejections, returns, panics, and rejections of all calls, including calls without an
+        /// observer.
         observer;
         /// Sets the name in errors and events.
         name;

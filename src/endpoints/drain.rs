@@ -70,7 +70,7 @@ impl<N> Endpoints<N> {
         })
     }
 
-    /// Sends calls to a drained node again, with a slow start. Returns whether a drained node has this name.
+    /// Sends calls to a drained node again, with a slow start. Returns whether there is a drained node of this name.
     pub fn resume(&self, name: &str) -> bool {
         let now = self.inner.base.clock.now();
         let mut resumed = Vec::new();

@@ -184,7 +184,7 @@ impl<'a, N> Flight<'a, N> {
     }
 
     /// Ends the call and then changes the core, because the change may run observers, for which the call is no longer
-    /// in flight. A panic of a waker or an observer costs neither.
+    /// in flight. A panic of a waker or an observer prevents neither.
     fn leave_and_change(
         &self,
         stats: &Arc<NodeStats>,

@@ -79,8 +79,7 @@ impl<N> Core<N> {
             .map(|_| index)
     }
 
-    /// Removes nodes that have left the set and have no calls in flight. Returns what to drop outside the
-    /// lock.
+    /// Removes nodes that have left the set and have no calls in flight. Returns values to drop outside the lock.
     fn remove_idle(&mut self) -> Option<Arc<NodeTable<N>>> {
         let is_gone = |index: usize| {
             let record = self.machine.get(index as u32);
@@ -100,7 +99,7 @@ impl<N> Core<N> {
         Some(std::mem::replace(&mut self.members, Arc::new(members)))
     }
 
-    /// Adds events for priorities that start or stop to panic.
+    /// Adds events for priorities that enter or leave panic mode.
     fn compare_panics(&mut self, routes: &Routes, events: &mut Vec<EndpointEvent>) {
         let panicking = routes.tiers.iter().filter(|tier| tier.share.panics);
         let panicking: Vec<u32> = panicking.map(|tier| tier.priority).collect();
@@ -235,7 +234,7 @@ impl<N> Inner<N> {
         self.report(&reports, listener, replaced);
     }
 
-    /// Publishes the routes of the current core. Returns what to drop after the lock is released.
+    /// Publishes the routes of the current core. Returns values to drop after the lock is released.
     pub(super) fn reroute(
         &self,
         core: &mut Core<N>,
@@ -266,8 +265,8 @@ impl<N> Inner<N> {
         lock(&self.core)
     }
 
-    /// Makes events of what happened to nodes. Called under the lock, so that their numbers follow the order
-    /// of the changes.
+    /// Converts changes of nodes into numbered events. Called under the lock, so that the numbers follow the order of
+    /// the changes.
     pub(super) fn number(
         &self,
         events: Vec<EndpointEvent>,
@@ -285,7 +284,7 @@ impl<N> Inner<N> {
         events.into_iter().map(number).collect()
     }
 
-    /// Drops the replaced values, which may be values of users, and reports events: all of it, also if user code
+    /// Drops the replaced values, which may be values of users, and reports events. Does all of it, even if user code
     /// panics.
     pub(super) fn report(
         &self,

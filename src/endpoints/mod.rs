@@ -1,7 +1,7 @@
 #![cfg_attr(feature = "tokio", doc = include_str!("../../docs/patterns/endpoints.md"))]
 #![cfg_attr(
     not(feature = "tokio"),
-    doc = "A set of nodes that calls are spread over, without those that fail."
+    doc = "Spreads calls over a set of nodes, and ejects nodes that fail."
 )]
 
 use std::fmt;

@@ -37,8 +37,8 @@ pub(super) struct Published<N> {
 #[repr(align(128))]
 struct PlanCopy<N>(RwLock<Arc<Plan<N>>>);
 
-/// Plans and nodes that were replaced. Dropped after all locks are released: they may hold the last values of
-/// users.
+/// Plans and nodes that were replaced. Dropped after all locks are released, because they may hold the last references
+/// to values of users.
 pub(super) struct Replaced<N> {
     plans: Vec<Arc<Plan<N>>>,
     members: Vec<Arc<NodeTable<N>>>,

@@ -70,7 +70,7 @@ impl<N> Endpoints<N> {
     }
 
     /// Returns this set as a policy that sends all calls of a key to one node, as long as that node takes
-    /// calls: rendezvous hashing. A node that comes or goes moves only the keys of that node.
+    /// calls: rendezvous hashing. Adding or removing a node moves only the keys of that node.
     ///
     /// Each pick visits all nodes.
     ///
@@ -103,7 +103,7 @@ impl<'e, N> Sticky<'e, N> {
     }
 }
 
-// Derived, these would require `N: Copy`.
+// Derived implementations would require `N: Copy`.
 impl<N> Clone for Sticky<'_, N> {
     fn clone(&self) -> Self {
         *self
@@ -250,7 +250,7 @@ impl<Op: Operation> Operation for Routed<Op> {
     fn attempt(self, cx: Context) -> Op::Attempt {
         let index = NodeAddress::index_of(cx.endpoint());
         let tried = TriedNodes::from_bits(self.op.tried().bits());
-        // A node comes a second time only once all have been tried: the next round begins.
+        // A node is picked again only once all have been tried: then the next round begins.
         let tried = match tried.contains(index) {
             true => TriedNodes::NONE.with(index),
             false => tried.with(index),

@@ -17,8 +17,7 @@ pub struct Snapshot {
     /// The name of the set.
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
-    /// The nodes, in the order of their names. Those that were removed are part of it as long as they have
-    /// calls in flight.
+    /// The nodes, in the order of their names. Removed nodes are included while they have calls in flight.
     pub nodes: Vec<NodeSnapshot>,
     /// The priorities, the most preferred one first.
     pub priorities: Vec<PrioritySnapshot>,
@@ -85,7 +84,7 @@ pub enum NodeState {
     Ejected,
     /// The ejection is over: the next call is the probe that decides.
     Returning,
-    /// The node asked callers to come back later.
+    /// The node asked for a pause.
     Parked,
     /// Health checks of the node fail.
     Unhealthy,

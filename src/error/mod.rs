@@ -22,7 +22,7 @@ pub use self::timed_out::TimedOut;
 /// # Display and source
 ///
 /// `Display` is one lower-case line. The operation's error is not repeated in it, because it is the
-/// [`source`](StdError::source); `{error:#}` displays it too. Log an error that is no `std::error::Error`, such as a
+/// [`source`](StdError::source); `{error:#}` displays it too. Log an error that is not a `std::error::Error`, such as a
 /// `String` or an `anyhow::Error`, with `{error:#}`: it has no source.
 ///
 /// # Example
@@ -78,7 +78,7 @@ impl<E> Error<E> {
         }
     }
 
-    /// Returns how long to wait before the next call has a chance, if the rejecting policy knows it.
+    /// Returns how long to wait before the next call may be admitted, if the rejecting policy knows it.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Rejected(rejected) => rejected.retry_after(),

@@ -17,8 +17,8 @@ pub struct Rejected {
 /// rejection by an open circuit took a third longer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rejection(
-    /// The reason in the lowest bits; above it [`COARSE`](Self::COARSE); above that the time until a
-    /// call has a chance, or [`UNKNOWN`](Self::UNKNOWN).
+    /// The reason in the lowest bits; above it [`COARSE`](Self::COARSE); above that the time until a call may be
+    /// admitted, or [`UNKNOWN`](Self::UNKNOWN).
     u64,
 );
 
@@ -30,14 +30,14 @@ impl Rejection {
     const TIME: u32 = 5;
     const UNKNOWN: u64 = u64::MAX >> Self::TIME;
 
-    /// Returns a rejection without a time after which a call has a chance.
+    /// Returns a rejection without a time after which a call may be admitted.
     #[inline]
     pub(crate) const fn new(reason: Reason) -> Self {
         Self(Self::UNKNOWN << Self::TIME | reason as u64)
     }
 
-    /// Returns the rejection with the time in nanoseconds after which a call has a chance; [`u64::MAX`] if it is
-    /// not known. Rejections take about as long as reading the clock, so a conversion from a duration would be measurable.
+    /// Returns the rejection with the time in nanoseconds after which a call may be admitted; [`u64::MAX`] if it is not
+    /// known. Rejections take about as long as reading the clock, so a conversion from a duration would be measurable.
     #[inline]
     pub(crate) const fn with_retry_nanos(self, after: u64) -> Self {
         let reason = self.0 & Self::REASON;
@@ -61,13 +61,13 @@ impl Rejection {
 }
 
 impl Rejected {
-    /// Returns a rejection by the policy named `policy`, for policies of your own. It has no time after which
-    /// a call has a chance.
+    /// Returns a rejection by the policy named `policy`, for policies of your own. It has no time after which a call
+    /// may be admitted.
     pub const fn new(policy: &'static str, reason: Reason) -> Self {
         Rejection::new(reason).by(policy)
     }
 
-    /// Returns the rejection with the time after which a call has a chance.
+    /// Returns the rejection with the time after which a call may be admitted.
     ///
     /// Times of 18 years or more are rounded up, to a microsecond or so; from 584 years on they count
     /// as unknown.
@@ -92,7 +92,7 @@ impl Rejected {
         self.policy
     }
 
-    /// Returns how long to wait before a call has a chance, if the policy knows it.
+    /// Returns how long to wait before a call may be admitted, if the policy knows it.
     pub const fn retry_after(&self) -> Option<Duration> {
         let facts = self.rejection.0;
         match facts >> Rejection::TIME {

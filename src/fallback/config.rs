@@ -47,7 +47,8 @@ impl<T> StaleBuilder<T> {
         self
     }
 
-    /// Sets whether errors of the operation are replaced that blame the dependency or are worth a retry. Default `true`.
+    /// Sets whether errors of the operation are replaced if the dependency is at fault, or if they are worth a retry.
+    /// Default `true`.
     pub const fn on_errors(mut self, replaced: bool) -> Self {
         self.when.errors = replaced;
         self

@@ -89,8 +89,8 @@ impl<S> Fallback<S> {
         }
     }
 
-    /// Sets whether errors of the operation are replaced that blame the dependency or are worth a retry. Default
-    /// `true`.
+    /// Sets whether errors of the operation are replaced if the dependency is at fault, or if they are worth a retry.
+    /// Default `true`.
     #[must_use]
     pub fn on_errors(mut self, replaced: bool) -> Self {
         self.when.errors = replaced;

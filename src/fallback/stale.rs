@@ -128,7 +128,7 @@ impl<T> Inner<T> {
     }
 }
 
-/// Is evictable once the value is too old.
+/// A stale value is evictable once it is too old.
 impl<T> Evictable for Stale<T> {
     fn evictable_in(&self) -> Option<Duration> {
         if !is_unshared(&self.inner) {

@@ -56,7 +56,7 @@ impl Hedge {
     }
 }
 
-/// Is evictable if no latency is known that the delay depends on. Budgets are usually shared, so they do not matter.
+/// A hedge is evictable if its delay depends on no known latency. Budgets are usually shared, so they do not matter.
 impl Evictable for Hedge {
     fn evictable_in(&self) -> Option<Duration> {
         if !is_unshared(&self.inner) {

@@ -162,7 +162,7 @@ impl Standard {
     }
 }
 
-/// Is evictable if its layers are, unless it was reconfigured.
+/// A stack is evictable if its layers are, unless it was reconfigured.
 impl Evictable for Standard {
     fn evictable_in(&self) -> Option<Duration> {
         if !is_unshared(&self.inner) {

@@ -108,7 +108,7 @@ impl Throttle {
     }
 }
 
-/// Is evictable if no call in the window failed or is in flight, and no other handle exists.
+/// A throttle is evictable if no call in the window failed or is in flight, and no other handle exists.
 impl Evictable for Throttle {
     fn evictable_in(&self) -> Option<Duration> {
         let inner = &*self.inner;

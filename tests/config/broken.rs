@@ -40,7 +40,7 @@ const BROKEN: [(&str, &str); 46] = [
     ),
     (
         "[clients.a.breaker]\nname = 4",
-        "clients.a.breaker.name: must be a text, is 4",
+        "clients.a.breaker.name: must be a string, is 4",
     ),
     // Unknown keys.
     (

@@ -56,7 +56,7 @@ impl ExpAverage {
     }
 }
 
-/// The median of the last `N` values. While there are fewer, the latest value.
+/// The median of the last `N` values, or the latest value while there are fewer.
 #[derive(Clone, Debug)]
 pub(super) struct MovingMedian<const N: usize> {
     values: [f64; N],

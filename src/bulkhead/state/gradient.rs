@@ -93,7 +93,7 @@ impl Gradient {
         self.calibrator.cap().is_some()
     }
 
-    /// Ends the window and starts the calibration that are due at `now`. Each sample does the same, so this is only
+    /// Ends the window and starts a calibration if they are due at `now`. Each sample does the same, so this is only
     /// needed to read an up-to-date limit while there are no samples. Envoy uses timers.
     pub fn tick(&mut self, now: Instant) {
         if self.is_calibrating() {

@@ -166,7 +166,7 @@ impl Bounds {
     }
 
     pub(super) fn clamp(&self, limit: f64) -> f64 {
-        // Not `clamp`: it would let NaN through.
+        // Not `f64::clamp`, which returns NaN for NaN.
         limit.min(f64::from(self.max)).max(f64::from(self.min))
     }
 }
@@ -195,8 +195,8 @@ pub(super) fn exceeds(count: u64, total: u64, share: f64) -> bool {
     count as f64 > total as f64 * share
 }
 
-/// Limits changes to one per round trip. A call that started before the last change says nothing about it, so a
-/// change with every sample would overshoot by the number of calls in flight.
+/// Limits changes to one per round trip. The latency of a call that started before the last change does not reflect it,
+/// so a change with every sample would overshoot by the number of calls in flight.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OncePerRoundTrip {
     last: Option<Instant>,

@@ -226,7 +226,7 @@ impl ConcurrencyLimit for Vegas {
         }
         let latency = sample.nanos();
         if sample.latency.is_zero() {
-            // The clock stood still during the call. Zero as the baseline could never be undercut.
+            // The clock stood still during the call. A baseline of zero could never be undercut.
             return;
         }
         let Some(smallest) = self
@@ -263,7 +263,7 @@ impl ConcurrencyLimit for Vegas {
 impl Vegas {
     fn move_to(&mut self, target: f64) {
         if target.is_nan() {
-            // From a function of the user's.
+            // A user's function returned NaN.
             return;
         }
         let target = self.config.bounds.clamp(target);

@@ -8,8 +8,8 @@ use crate::instant::Instant;
 
 /// The waiters of a bulkhead, in one list per partition. `W` is the waker's type.
 ///
-/// Waiters live in a slab. A waiter owns a cell of it from its arrival until it collects how its wait ended. Cells
-/// are linked in the order of arrival. With priorities, a map sorts them instead.
+/// Waiters live in a slab. A waiter owns a cell of the slab from its arrival until it collects the result of its wait.
+/// Cells are linked in the order of arrival. With priorities, a map sorts them instead.
 #[derive(Debug)]
 pub(crate) struct WaitList<W> {
     cells: Vec<Cell<W>>,
@@ -34,7 +34,7 @@ pub(crate) struct Waiter<W> {
     after: usize,
 }
 
-/// The rank, which is 0 unless the order is by priority, and the number of the arrival.
+/// The rank, which is 0 unless the order is by priority, and the arrival number.
 pub(crate) type Key = (u16, u64);
 
 /// The result of a wait.

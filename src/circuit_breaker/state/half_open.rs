@@ -54,7 +54,7 @@ pub(crate) struct Probes {
     in_flight: Vec<Probe>,
     pub(super) results: Counts,
     lease: Duration,
-    /// The number of the last probe of earlier half-open times.
+    /// The number of the last probe of earlier half-open phases.
     last_earlier: u64,
 }
 
@@ -78,7 +78,7 @@ impl Probes {
         }
     }
 
-    /// Returns whether a probe belongs to this half-open time.
+    /// Returns whether a probe belongs to this half-open phase.
     pub(super) const fn has_started(&self, probe: u64) -> bool {
         probe > self.last_earlier
     }

@@ -134,7 +134,7 @@ impl Machine {
         }
     }
 
-    /// Admits a call or rejects it. Ends a break, a half-open time, or a ramp-up that is over.
+    /// Admits a call or rejects it. Ends a break, a half-open phase, or a ramp-up that is over.
     pub(crate) fn admit(&mut self, now: Instant) -> Admission {
         if self.isolations > 0 {
             return Admission::Isolated;
@@ -165,7 +165,7 @@ impl Machine {
     }
 
     /// Releases a probe and counts its result; no sample if it is neutral. Ignores probes of an earlier
-    /// half-open time.
+    /// half-open phase.
     pub(crate) fn finish_probe(
         &mut self,
         probe: u64,
@@ -393,7 +393,7 @@ impl Machine {
         std::mem::replace(&mut self.switched_windows, false)
     }
 
-    /// Takes the flag that a phase was entered. Isolation is no phase.
+    /// Takes the flag that a phase was entered. Isolation is not a phase.
     pub(crate) const fn take_entered_phase(&mut self) -> bool {
         std::mem::replace(&mut self.entered_phase, false)
     }
@@ -480,7 +480,7 @@ impl Machine {
         self.rules.lease
     }
 
-    /// Returns how many results of probes are counted at most.
+    /// Returns the largest number of probe results that are counted.
     pub(crate) const fn max_probe_results(&self) -> u32 {
         self.rules.of
     }

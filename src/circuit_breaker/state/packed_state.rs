@@ -8,7 +8,7 @@
 //! The generation grows with every change, so one comparison detects the result of a call that was
 //! admitted before a change.
 
-/// A phase, as many generations as there were changes, and which of the two window sets counts.
+/// The phase, the generation, and which of the two window sets counts.
 ///
 /// Tickets of probes have the same layout, with the number of the probe in place of the generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

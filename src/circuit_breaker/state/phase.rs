@@ -10,7 +10,7 @@ pub(crate) enum Phase {
     Closed {
         ramp_up_ends: Option<Instant>,
     },
-    /// Until `until`, unless a health check closes the circuit, which none does before `check_from`.
+    /// Open until `until`. A health check may close the circuit earlier, but not before `check_from`.
     Open {
         until: Instant,
         check_from: Instant,

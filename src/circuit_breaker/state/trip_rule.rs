@@ -116,8 +116,7 @@ impl Trip {
         Self::of(TripKind::SuccessAverage(rate))
     }
 
-    /// Opens when a function of the window's [`Counts`] returns `true`. The name is that of
-    /// [`Cause::Custom`].
+    /// Opens when a function of the window's [`Counts`] returns `true`. The name appears in [`Cause::Custom`].
     ///
     /// The function is called after each call while the window contains failures or slow calls and at least
     /// [`min_calls`](Self::min_calls) calls. No lock is held. A panic is propagated to the caller; the call
@@ -266,7 +265,7 @@ impl Trip {
     }
 }
 
-/// Custom rules are the same if one is a clone of the other.
+/// Custom rules are equal if one is a clone of the other.
 impl PartialEq for TripKind {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {

@@ -256,7 +256,7 @@ impl WindowSet {
                 .store(now.as_nanos().saturating_add(1), Ordering::Relaxed);
         }
         if !sample.is_failure() {
-            // May lose a concurrent failure, which then counts as before this success.
+            // This may overwrite a concurrent failure, which then counts as before this success.
             if self.totals().consecutive.load(Ordering::Relaxed) != 0 {
                 self.totals().consecutive.store(0, Ordering::Relaxed);
             }

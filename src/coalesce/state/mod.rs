@@ -8,10 +8,9 @@ use crate::priority::Priority;
 /// A hash, and a number that distinguishes keys with the same hash and flights of one key.
 pub(super) type Place = (u64, u64);
 
-/// The flights of some keys. `S` is what the calls of a flight share, its key among it; `W` wakes a waiter.
+/// The flights of some keys. `S` is the data that the calls of a flight share, including its key; `W` wakes a waiter.
 ///
-/// It compares no keys and wakes no waiter: what it returns is compared, woken, and dropped by its caller,
-/// outside the lock.
+/// It compares no keys and wakes no waiters. The caller does so outside the lock, and drops the returned values there.
 #[derive(Debug)]
 pub(super) struct Flights<S, W> {
     flights: BTreeMap<Place, Flight<S, W>>,
@@ -35,7 +34,7 @@ struct Waiter<W> {
     waker: Option<W>,
 }
 
-/// What layers inside decide by, besides the time: a call may be admitted where another one was rejected.
+/// The properties of a call, besides the time, by which inner layers admit or reject it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Terms {
     pub(super) priority: Priority,
@@ -87,8 +86,7 @@ impl<S, W> Flights<S, W> {
         Some((place, flight.shared.clone()))
     }
 
-    /// Begins a flight, whose leader the caller is, unless there is one with this hash and a number of `after`
-    /// or more.
+    /// Begins a flight led by the caller, unless there is one with this hash and a number of `after` or more.
     pub(super) fn begin(&mut self, hash: u64, after: u64, shared: &Arc<S>) -> Option<Place> {
         let range = (hash, after)..=(hash, u64::MAX);
         if self.flights.range(range).next().is_some() {
@@ -171,8 +169,8 @@ impl<S, W> Flights<S, W> {
         self.pass_on(place, None)
     }
 
-    /// The leader, a call on these terms, was rejected by a layer inside: the oldest waiter that may fare better takes
-    /// over. `None` if there is no such waiter, and nothing has changed.
+    /// Passes the flight of a leader on these terms, which an inner layer rejected, to the oldest waiter that may fare
+    /// better. Returns `None`, and changes nothing, if there is no such waiter.
     pub(super) fn pass_to_better(&mut self, place: Place, terms: Terms) -> Option<Left<S, W>> {
         let flight = self.flights.get_mut(&place)?;
         let mut waiters = flight.waiters.iter_mut();
@@ -186,7 +184,7 @@ impl<S, W> Flights<S, W> {
         })
     }
 
-    /// A waiter leaves. If it was to take over, the next one does.
+    /// Removes a waiter. If it was to take over, the next one does.
     pub(super) fn leave(&mut self, place: Place, ticket: u64) -> Left<S, W> {
         let Some(flight) = self.flights.get_mut(&place) else {
             return Left::NOTHING;

@@ -74,7 +74,7 @@ impl FileSinkBuilder {
         self
     }
 
-    /// Sets the length from which on a new segment file is begun, in bytes. Smaller files free space earlier.
+    /// Sets the length at which a new segment file is begun, in bytes. Smaller files free space earlier.
     pub const fn segment_bytes(mut self, bytes: u64) -> Self {
         self.settings.segment_bytes = bytes;
         self

@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `letters-00000001.jsonl` | a header, then letters. The segment with the greatest number is written to |
-//! | `changes-00000001.jsonl` | what became of the letters of that segment. The last line of a letter counts |
+//! | `changes-00000001.jsonl` | the changes to the letters of that segment. The last line about a letter counts |
 //! | `damaged.log` | damaged lines of segments that were deleted |
 //! | `*.tmp` | a rewrite that was not finished. Deleted when the log is opened |
 //!
@@ -35,8 +35,8 @@ pub(super) struct Settings {
     pub(super) limits: Limits,
     /// Length in bytes above which a new segment is begun.
     pub(super) segment_bytes: u64,
-    /// Files grow by this much at once. `fdatasync` is 2 to 4 times as fast where it overwrites allocated bytes,
-    /// because the file system need not write its journal.
+    /// Files grow by this much at once. `fdatasync` is 2 to 4 times as fast when it overwrites allocated bytes, because
+    /// the file system need not write its journal.
     pub(super) fill_bytes: u64,
     /// Whether writes are synced, so that they survive a power loss and not only a process kill.
     pub(super) sync: bool,

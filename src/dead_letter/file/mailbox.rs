@@ -8,7 +8,7 @@ use crate::sync::lock;
 
 /// A queue whose reader sleeps until as many commands have arrived as it expects.
 ///
-/// A channel wakes its reader for each command: with eight writers, eight context switches a commit, which take as
+/// A channel wakes its reader for each command: with eight writers, eight context switches per commit, which take as
 /// long as the sync.
 #[derive(Debug)]
 pub(super) struct Mailbox<T> {

@@ -59,7 +59,7 @@ impl WriterState {
     }
 }
 
-/// The most commands in one batch, and the approximate bytes of letters from which on a batch is full.
+/// The most commands in one batch, and the approximate bytes of letters at which a batch is full.
 const MAX_COMMANDS: usize = 4096;
 const MAX_BYTES: usize = 4 << 20;
 /// Time that a batch waits for expected writers.
@@ -145,10 +145,8 @@ impl Batch {
         }
     }
 
-    /// Processes letters first, then changes, then reads, because callers wait for one kind before they send the
-    /// next. Returns the number of callers that waited at the end, those of the next batch included.
-    ///
-    /// Returns how many callers waited when it was done, those of the next batch included.
+    /// Processes letters first, then changes, then reads, because callers wait for one kind before they send the next.
+    /// Returns the number of callers that waited at the end, those of the next batch included.
     fn process<D: Disk>(self, log: &mut Log<D>, writer: &WriterState) -> usize {
         let commits = u64::from(!self.letters.is_empty());
         let (answers, stored) = store(log, self.letters);

@@ -120,8 +120,8 @@ impl<R: Send + Sync + 'static> Replay<R> {
     }
 
     /// Sets a callback that receives the progress after each letter.
-    pub fn on_progress(mut self, hear: impl FnMut(&Progress) + Send + 'static) -> Self {
-        self.on_progress = Some(Box::new(hear));
+    pub fn on_progress(mut self, callback: impl FnMut(&Progress) + Send + 'static) -> Self {
+        self.on_progress = Some(Box::new(callback));
         self
     }
 

@@ -294,7 +294,8 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
         begun
     }
 
-    /// Returns whether the rate allows a letter now, and if so counts it. Otherwise wakes the task when it will.
+    /// Returns whether the rate allows a letter now, and if so counts it. Otherwise schedules a wake-up for when it
+    /// does.
     fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
         let due = self.pacer.due().max(self.held_until);
         let mut now = self.inner.clock.now();

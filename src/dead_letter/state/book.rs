@@ -80,8 +80,8 @@ impl<P> Book<P> {
         }
     }
 
-    /// Returns whether a letter of this size fits beside what is kept and `pending`, which is a number of letters and
-    /// their bytes. If the queue evicts, only a letter that is too large by itself does not fit.
+    /// Returns whether a letter of this size fits besides the stored ones and `pending`, a number of letters and their
+    /// bytes. If the queue evicts, only a letter that is too large on its own does not fit.
     pub(crate) fn has_room(&self, pending: (u64, u64), bytes: u64) -> bool {
         match self.limits.when_full {
             WhenFull::EvictOldest => self.limits.fits(1, bytes),
@@ -157,7 +157,7 @@ impl<P> Book<P> {
         evicted
     }
 
-    /// Takes out the letters that are too old behind ones that are not.
+    /// Removes the letters that are too old but come after ones that are not.
     #[cold]
     fn expire_disordered(&mut self, now: Timestamp, evicted: &mut Evicted<P>) {
         let entries = self.entries.iter();
@@ -172,7 +172,7 @@ impl<P> Book<P> {
             .any(|(entry, next)| is_before(next.stored_at, entry));
     }
 
-    /// Takes out the oldest letters until the rest is within the limits, if the queue evicts.
+    /// Removes the oldest letters until the rest is within the limits, if the queue evicts.
     pub(crate) fn overflow(&mut self) -> Evicted<P> {
         let mut evicted = Vec::new();
         while self.limits.when_full == WhenFull::EvictOldest {

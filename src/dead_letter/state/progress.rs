@@ -123,7 +123,7 @@ impl Campaign {
         self.progress.parked += 1;
     }
 
-    /// Uncounts a letter that was removed before its replay began.
+    /// Removes from the count a letter that was removed before its replay began.
     pub(crate) fn vanish(&mut self) {
         self.progress.in_flight -= 1;
     }
@@ -150,8 +150,8 @@ impl Campaign {
                 }
                 if matches!(reason, Reason::CircuitOpen | Reason::Isolated) {
                     if self.rules.wait_for_circuit {
-                        // All replays in flight are rejected when a circuit opens, which is one failure of the
-                        // dependency and not many.
+                        // An open circuit rejects all replays in flight. That is one failure of the dependency, not
+                        // many.
                         return Some(after.unwrap_or(Self::PAUSE));
                     }
                     self.stop(ReplayEnd::CircuitOpen);

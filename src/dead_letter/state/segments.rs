@@ -54,7 +54,7 @@ impl Segments {
         });
     }
 
-    /// Uncounts a letter of this size that was removed.
+    /// Removes from the counts a letter of this size that was removed.
     pub(crate) fn forget(&mut self, number: u64, bytes: u64) {
         self.update(number, |segment| {
             segment.letters = segment.letters.saturating_sub(1);

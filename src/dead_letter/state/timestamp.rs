@@ -101,7 +101,7 @@ pub struct InvalidTimestamp(());
 
 impl fmt::Display for InvalidTimestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a time in RFC 3339 and UTC")
+        f.write_str("not an RFC 3339 time in UTC")
     }
 }
 

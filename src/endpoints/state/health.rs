@@ -151,7 +151,7 @@ impl Machine {
             calls += counts.calls();
             let was_ejected = std::mem::take(&mut record.was_ejected);
             if record.standing == Standing::Admitted {
-                // No interval is whole at the end of the clock's range.
+                // `intervals` may be zero at the end of the clock's range.
                 let healthy = intervals.saturating_sub(was_ejected.into());
                 record.times = record.times.saturating_sub(healthy);
                 ended.push((index as u32, counts));
@@ -399,8 +399,8 @@ impl Machine {
         changes
     }
 
-    /// Returns whether slow start applies to the new nodes of a priority: not if most nodes are new, nor if calls
-    /// are so rare that a small share of them would be none.
+    /// Returns whether slow start applies to the new nodes of a priority: not if most nodes are new, nor if calls are
+    /// so rare that a small share of them would be no call at all.
     pub(crate) fn warms_up(&self, new: usize, available: usize) -> bool {
         let has_traffic = self.rate.is_none_or(|rate| rate >= 1.0);
         new > 0 && new * 2 <= available && has_traffic

@@ -39,8 +39,8 @@ pub(crate) fn spread(levels: &[Level], overprovisioning: f64, panic_threshold: f
         }
     }
     if total == 0 {
-        // All calls go to the most preferred level that panics, or else to the one with an available node: one of
-        // several hundred is less than a percent of health.
+        // All healths round down to zero, even with one available node among several hundred. All calls go to the most
+        // preferred level that panics, or else to the first with an available node.
         let panics = shares.iter().position(|share| share.panics);
         let first = panics.or_else(|| levels.iter().position(|level| level.available > 0));
         if let Some(first) = first {

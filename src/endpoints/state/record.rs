@@ -100,7 +100,7 @@ impl Record {
         self.is_leaving && self.stats.is_idle()
     }
 
-    /// Returns whether at most an ejection keeps calls away from the node.
+    /// Returns whether the node would take calls if it were not ejected.
     pub(crate) fn is_fit(&self, now: Instant) -> bool {
         self.is_member() && !self.is_unhealthy && self.parked_until <= now
     }
