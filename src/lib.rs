@@ -76,11 +76,11 @@
 //! | we | order of importance | [`LoadShedder`] | [`Bulkhead`] with a wait queue by priority |
 //! | we | share | [`LoadShedder`] with fairness between users | [`Bulkhead`] with partitions |
 //!
-//! Against slow calls use a [`Timeout`], against equal calls at the same time [`Coalesce`].
+//! Use a [`Timeout`] against slow calls, and [`Coalesce`] against equal calls at the same time.
 //! A request that must not be lost goes to a [`DeadLetterQueue`]. [Choosing](guide/choosing/index.html) starts
 //! from symptoms.
 //!
-//! Coming from another library? [These pages](guide/migrate/index.html) have its code beside ours, and what differs.
+//! Coming from another library? [These pages](guide/migrate/index.html) show its code beside ours, and the differences.
 //!
 //! # Which order?
 //!
@@ -101,17 +101,17 @@
 //!
 //! In a server, a [`LoadShedder`] that decides by queue delay is placed directly **inside** the layer in which calls
 //! wait, usually a [`Bulkhead`] with a wait queue: it sees the time from the start of a call until the call
-//! reaches it. As the outermost layer it sees no delay and sheds nothing. With a signal of its own it may
-//! stand anywhere.
+//! reaches it. As the outermost layer it sees no delay and sheds nothing. With a signal of its own it may be placed
+//! anywhere.
 //!
 //! # What does a rejection mean?
 //!
 //! **No attempt of this call was executed.** [`Error::is_rejected`] is true only then, so the request may be
 //! sent elsewhere even if it is not idempotent. (The one exception is
-//! [`return_rejection`](retry::RetryBuilder::return_rejection), off by default.) If a layer inside a retry rejects a later attempt, the retry
-//! returns the error of the last executed attempt; the rejection goes to the observer and into
-//! [`call_reported`](Policy::call_reported). [`Error::retry_after`] returns how long to wait until a call has a
-//! chance again, if the policy knows.
+//! [`return_rejection`](retry::RetryBuilder::return_rejection), off by default.) If a layer inside a retry rejects a
+//! later attempt, the retry returns the error of the last executed attempt; the rejection goes to the observer and into
+//! [`call_reported`](Policy::call_reported). [`Error::retry_after`] returns how long to wait until a call may be
+//! admitted again, if the policy knows.
 //!
 //! # Time
 //!

@@ -120,8 +120,9 @@ impl<N> EndpointsBuilder<N> {
         self
     }
 
-    /// Sets the least latency that a failed or throttled call counts as. Default 5 s. A longer hint of the server counts
-    /// instead. Zero is no penalty: then a node that fails fast would look like the fastest one and attract all calls.
+    /// Sets the least latency that a failed or throttled call counts as. Default 5 s. A longer hint of the server
+    /// counts instead. Zero means no penalty: then a node that fails fast would look like the fastest one and attract
+    /// all calls.
     pub const fn failure_penalty(mut self, penalty: Duration) -> Self {
         self.failure_penalty = penalty;
         self

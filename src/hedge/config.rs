@@ -103,7 +103,8 @@ impl HedgeBuilder {
         self
     }
 
-    /// Sets the shortest delay that follows from latencies. Default 1 ms. Zero is no bound. Contradicts a fixed delay.
+    /// Sets the shortest delay that follows from latencies. Default 1 ms. Zero means no bound. Contradicts a fixed
+    /// delay.
     pub const fn min_delay(mut self, delay: Duration) -> Self {
         self.min_delay = Some(delay);
         self
@@ -123,7 +124,7 @@ impl HedgeBuilder {
         self
     }
 
-    /// Sets how long no call is hedged after a throttled answer without a hint. Default 1 s. Zero is no pause.
+    /// Sets how long no call is hedged after a throttled answer without a hint. Default 1 s. Zero means no pause.
     /// Hints are obeyed up to 60 s.
     pub const fn throttled_pause(mut self, pause: Duration) -> Self {
         self.throttled_pause = pause;
@@ -195,7 +196,8 @@ impl HedgeBuilder {
         let cap = match max_extra_load {
             Some(share) => {
                 let cap = RetryBudget::percentage().ratio(share).floor(0);
-                // The longest window that a budget can have: a small share of few calls allows no copy.
+                // The longest window that a budget can have. In a shorter one, a small share of few calls would allow
+                // no copy.
                 let cap = cap.window(Duration::from_secs(60)).clock(clock.clone());
                 Some(cap.build()?)
             }

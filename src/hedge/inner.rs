@@ -253,9 +253,11 @@ impl Inner {
 }
 
 impl<'a> Begun<'a> {
-    /// Asks both budgets for one more copy.
+    /// Reserves one more copy in both budgets.
     pub(super) fn withdraw(&mut self, class: ErrorClass, cx: &mut Context) -> Option<Extras<'a>> {
-        // The private budget first: if the other one is empty, what it gets back was missing for no other layer.
+        // The private budget first: if the shared one is empty, the private reservation is returned, and no other layer
+        // was affected by it.
+        // was affected by it.
         let mut cap = match &mut self.cap {
             Some(cap) => Some(cap.reserve_in(class, cx)?),
             None => None,

@@ -1,7 +1,7 @@
 #![cfg_attr(feature = "tokio", doc = include_str!("../../docs/patterns/hedge.md"))]
 #![cfg_attr(
     not(feature = "tokio"),
-    doc = "Hedges: a second copy of a slow call, and the faster answer counts."
+    doc = "Hedges launch a second copy of a slow call, and use the faster answer."
 )]
 
 use std::fmt;

@@ -167,7 +167,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         }
     }
 
-    /// Polls the copies from `place` on until one is ready, which `place` then is.
+    /// Polls the copies from `place` on until one is ready, and leaves `place` at that one.
     fn poll_copy(
         self: Pin<&mut Self>,
         place: &mut usize,
@@ -214,7 +214,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         }
     }
 
-    /// Computes the delay that is due next, from the state of the call.
+    /// Returns the facts about the call that decide whether a copy may be launched.
     fn due(self: Pin<&mut Self>) -> Due {
         let this = self.project();
         Due {
@@ -364,7 +364,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         (0, *this.started)
     }
 
-    /// Drops all copies that are in flight, and nothing else. Returns the start of the first one, if it was.
+    /// Drops all copies that are in flight, and nothing else. Returns the start of the first one, if it was in flight.
     fn drop_copies(self: Pin<&mut Self>) -> Option<Instant> {
         let mut this = self.project();
         let first = this.first.is_some().then_some(*this.started);
@@ -459,7 +459,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         let first = self.as_mut().drop_copies();
         let this = self.project();
         let (inner, copies) = (*this.inner, this.copies.take());
-        // The call may be dropped by a panic, during which no other panic may leave this.
+        // The call may be dropped by a panic. Then no other panic may escape.
         let mut panics = Panics::default();
         if inner.latencies().is_some() {
             let others = copies.iter().flat_map(|copies| &copies.in_flight);

@@ -16,7 +16,7 @@ pub struct Snapshot {
     pub delay: Option<Duration>,
     /// Latencies that the delay is computed from; zero if it is not computed from latencies.
     pub samples: u64,
-    /// Calls since it was built; of a retry outside, each attempt.
+    /// Calls since it was built. With a retry outside, each attempt counts.
     pub calls: u64,
     /// Copies launched since it was built.
     pub launched: u64,

@@ -20,7 +20,7 @@ pub const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms
 /// | 8 `RESOURCE_EXHAUSTED` | throttled; it is about this caller, so neutral |
 /// | 2 `UNKNOWN`, 4 `DEADLINE_EXCEEDED`, 13 `INTERNAL`, 15 `DATA_LOSS` | transient; 4 is a timeout |
 /// | 1 `CANCELLED` | ignored |
-/// | others, such as 10 `ABORTED`, which is to be repeated further out | permanent |
+/// | others, such as 10 `ABORTED`, which is to be retried at a higher level | permanent |
 ///
 /// `grpc-retry-pushback-ms` replaces the delay of a retry and resets the backoff. A negative or malformed value
 /// forbids the retry. The delay in a `RetryInfo` is not read; [`Verdict::after`] adds it.
@@ -44,7 +44,7 @@ pub fn verdict(code: i32, metadata: &HeaderMap) -> Verdict {
     }
 }
 
-/// A server's answer to when the client may retry.
+/// A server's instruction on when the client may retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pushback {
     /// The client may retry after this time.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A server writes the decision of its limiter with [`write()`]. A client reads the remaining quota with [`limits`],
-//! which also supports the dialects of `X-RateLimit-*`. Stated quotas are no promise, and a malformed field is
+//! which also supports the dialects of `X-RateLimit-*`. A stated quota is not a promise, and a malformed field is
 //! ignored.
 
 use std::fmt;

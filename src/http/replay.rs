@@ -213,7 +213,8 @@ impl WaitList {
     }
 }
 
-/// The waker of the original: whichever copy polled it may have been dropped when it is ready, so all that wait are woken.
+/// The waker of the original. Wakes all waiting copies, because the copy that polled the original may have been
+/// dropped.
 impl Wake for WaitList {
     fn wake(self: Arc<Self>) {
         self.wake_others(None);

@@ -120,9 +120,9 @@ pub fn call_options(method: &Method, headers: &HeaderMap) -> CallOptions {
 
 /// Returns the verdict on an error without a response, from the I/O error in its chain of sources: an attempt
 /// without a connection (`ConnectionRefused`) was not executed, and any other may have been. An unreachable host or
-/// network is no proof: Linux reports it for established connections too.
+/// network is not a proof: Linux reports it for established connections too.
 ///
-/// Clients that know more should use it, such as reqwest's `is_connect`.
+/// If a client has a better answer, such as reqwest's `is_connect`, use that.
 pub fn transport_error(error: &(dyn StdError + 'static)) -> Verdict {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -8,15 +8,15 @@ use std::time::Duration;
 use super::evictable::{Evictable, is_unshared};
 use crate::sync::lock;
 
-/// Locked only briefly: entries are compared, cloned, judged, and dropped outside the lock.
+/// Locked only briefly: entries are compared, cloned, checked, and dropped outside the lock.
 pub(super) struct Shard<K, P> {
     /// Ordered by hash, so no key is compared under the lock.
     entries: BTreeMap<Id, CountedEntry<K, P>>,
     next_number: u64,
-    /// The next entry to judge.
+    /// The next entry to check.
     hand: Id,
-    /// Number of entries judged since the last full sweep.
-    judged: usize,
+    /// Number of entries checked since the last full sweep.
+    checked: usize,
 }
 
 /// The hash of a key, and a number that differs between keys with the same hash.
@@ -33,14 +33,14 @@ pub(super) struct Entry<K, P> {
     pub(super) policy: P,
 }
 
-/// An entry that was not in use when it was judged.
+/// An entry that was not in use when it was checked.
 struct Idle<K, P> {
     id: Id,
     entry: Arc<Entry<K, P>>,
     uses: u64,
 }
 
-/// In a shard of at most this size, each key without room judges all entries.
+/// In a shard of at most this size, a new key that finds no room checks all entries.
 pub(super) const FEW: usize = 64;
 /// Number of candidates for [`Overflow::Evict`](super::Overflow::Evict) in a larger shard.
 const CANDIDATES: usize = 16;
@@ -65,7 +65,7 @@ where
     }
 }
 
-/// Judges the next `count` entries, and evicts those that are evictable.
+/// Checks the next `count` entries, and evicts those that are evictable.
 pub(super) fn sweep<K, P: Evictable>(shard: &Mutex<Shard<K, P>>, count: usize) {
     for _ in 0..count {
         let idle = lock(shard).next();
@@ -83,7 +83,7 @@ pub(super) fn sweep<K, P: Evictable>(shard: &Mutex<Shard<K, P>>, count: usize) {
     }
 }
 
-/// Judges all entries once.
+/// Checks all entries once.
 pub(super) fn sweep_all<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) {
     let len = {
         let mut shard = lock(shard);
@@ -91,7 +91,7 @@ pub(super) fn sweep_all<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) {
         shard.entries.len()
     };
     sweep(shard, len);
-    lock(shard).judged = 0;
+    lock(shard).checked = 0;
 }
 
 /// Evicts the entry that will be evictable first, among all if there are few, otherwise among the next ones.
@@ -102,7 +102,7 @@ pub(super) fn evict_nearest<K, P: Evictable>(shard: &Mutex<Shard<K, P>>) -> bool
     };
     let mut nearest: Option<(Duration, Idle<K, P>)> = None;
     for _ in 0..count {
-        // A statement of its own, so that the lock is released before the entry is judged.
+        // A statement of its own, so that the lock is released before the entry is checked.
         let next = lock(shard).next();
         if let Next::Idle(idle) = next {
             if let Some(wait) = idle.entry.policy.evictable_in() {
@@ -136,7 +136,7 @@ impl<K, P> Shard<K, P> {
             entries: BTreeMap::new(),
             next_number: 0,
             hand: (0, 0),
-            judged: 0,
+            checked: 0,
         }
     }
 
@@ -144,9 +144,9 @@ impl<K, P> Shard<K, P> {
         self.entries.len()
     }
 
-    /// Returns the number of entries judged since the last full sweep.
-    pub(super) const fn judged(&self) -> usize {
-        self.judged
+    /// Returns the number of entries checked since the last full sweep.
+    pub(super) const fn checked(&self) -> usize {
+        self.checked
     }
 
     pub(super) fn hand_out_all(&mut self) -> Vec<Arc<Entry<K, P>>> {
@@ -176,9 +176,9 @@ impl<K, P> Shard<K, P> {
         self.entries.insert(id, CountedEntry { entry, uses: 0 });
     }
 
-    /// Returns the next entry to judge.
+    /// Returns the next entry to check.
     fn next(&mut self) -> Next<K, P> {
-        self.judged = self.judged.saturating_add(1);
+        self.checked = self.checked.saturating_add(1);
         let mut from_hand = self.entries.range(self.hand..);
         let Some((&id, counted)) = from_hand.next().or_else(|| self.entries.iter().next()) else {
             return Next::End;
@@ -205,7 +205,7 @@ impl<K, P> Shard<K, P> {
         self.entries.remove(&id)
     }
 
-    /// Removes an entry, unless it was handed out since it was judged.
+    /// Removes an entry, unless it was handed out since it was checked.
     fn evict(&mut self, idle: &Idle<K, P>) -> Option<CountedEntry<K, P>> {
         let counted = self.entries.get(&idle.id)?;
         let is_same = Arc::ptr_eq(&counted.entry, &idle.entry) && counted.uses == idle.uses;

@@ -27,8 +27,8 @@ pub(super) struct Inner<K, P> {
     pub(super) shared: OnceLock<P>,
 }
 
-/// Number of entries that each new key judges.
-const JUDGED: usize = 4;
+/// Number of entries that each new key checks.
+const CHECKED: usize = 4;
 const SHARDS: usize = 16;
 
 impl<K, P> Inner<K, P> {
@@ -63,15 +63,15 @@ impl<K, P> Inner<K, P> {
 impl<K, P: Evictable> Inner<K, P> {
     /// Evicts a few entries, or all evictable ones if the set is full. Returns whether there is room then.
     pub(super) fn make_room(&self, shard: &Mutex<Shard<K, P>>) -> bool {
-        sweep(shard, JUDGED);
+        sweep(shard, CHECKED);
         let is_due = {
             let shard = lock(shard);
             let len = shard.len();
             if len < self.max_per_shard {
                 return true;
             }
-            // A full sweep that found nothing is repeated only after as many entries were judged one by one.
-            len <= FEW || shard.judged() >= len
+            // A full sweep that found nothing is repeated only after as many entries were checked one by one.
+            len <= FEW || shard.checked() >= len
         };
         if is_due {
             sweep_all(shard);

@@ -18,7 +18,7 @@ impl Evictable for Asked {
 }
 
 #[test]
-fn no_key_judges_all_entries_in_vain() {
+fn no_key_checks_all_entries_in_vain() {
     const KEYS: u64 = 1000;
     let asked = Asked(Arc::default());
     let made = Arc::new(AtomicU64::new(0));
@@ -68,7 +68,7 @@ fn in_a_small_shard_the_evictable_entry_is_found_at_once() {
     }
     let entries = lock(&made).len() - 1;
     assert_eq!((entries, keyed.len()), (64, 64));
-    // Far from the entry that would be judged next.
+    // Far from the entry that would be checked next.
     lock(&made)[30].0.0.store(true, Ordering::Relaxed);
     keyed.get(&100);
     assert_eq!(lock(&made).len(), 66, "it has one of its own");

@@ -86,8 +86,9 @@ impl LoadShedderBuilder {
         self
     }
 
-    /// Sets how long the share of shed calls is kept after the last overload. Default 1 s. Zero: the share falls
-    /// with the first update without overload. With a queue delay the time is at least eight update intervals, and the share follows the delay meanwhile.
+    /// Sets how long the share of shed calls is kept after the last overload. Default 1 s. Zero: the share falls with
+    /// the first update without overload. With a queue delay the time is at least eight update intervals, and the share
+    /// follows the delay meanwhile.
     pub fn cool_off(mut self, time: Duration) -> Self {
         self.cool_off = time;
         self

@@ -35,7 +35,7 @@ impl Attempts {
         }
     }
 
-    /// Returns the layer on another clock. Default: tokio's, or without the feature `tokio` that of threads. On the
+    /// Returns the layer on another clock. Default: tokio's, or [`BlockingClock`] without the feature `tokio`. On the
     /// clock of the stack, it shares the readings of the other layers.
     #[must_use]
     pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {

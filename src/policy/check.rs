@@ -163,7 +163,7 @@ fn mistake(
             "the breaker sees one result for all attempts, and an open circuit ends no retries; put it inside",
         ),
         (LayerKind::Bulkhead { adaptive: true }, LayerKind::Retry { .. }) => {
-            Some("it would take the waits between attempts for latency; put it inside the retry")
+            Some("it would count the waits between attempts as latency; put it inside the retry")
         }
         (LayerKind::RateLimiter, LayerKind::Bulkhead { .. }) => Some(
             "calls that the bulkhead rejects, or that are cancelled while they wait for it, have \
@@ -185,7 +185,7 @@ fn mistake(
             "it counts one request where there are several, and does not see retries; put it inside",
         ),
         (LayerKind::Hedge, LayerKind::Retry { .. }) => Some(
-            "each copy would be retried, and its backoff is taken for latency; put the hedge inside the retry",
+            "each copy would be retried, and its backoff counts as latency; put the hedge inside the retry",
         ),
         (LayerKind::Hedge, LayerKind::Hedge) => {
             Some("only one of them hedges: copies are not copied")

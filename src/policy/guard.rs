@@ -61,7 +61,7 @@ pub trait Guard {
     /// The rejection that the caller and the observer receive.
     fn enter(&self, cx: &mut Context) -> Result<Self::Permit, Rejected>;
 
-    /// Inspects the outcome of a call, and may change it. The operation has been dropped before.
+    /// Inspects the outcome of a call, and may change it. The operation has been dropped by then.
     fn exit<T, E>(&self, permit: Self::Permit, outcome: &mut Outcome<T, E>);
 
     /// Returns the clock that the guard reads, if any.

@@ -1,7 +1,7 @@
 //! The core of the crate: policies, operations, and stacks of policies.
 //!
-//! A [`Policy`] is a rule about how an [`Operation`] is run, which [`Run`] implements. A tuple of policies is a policy: the
-//! first is the outermost. `&P`, `Arc<P>`, `Box<P>`, `Rc<P>`, and `Option<P>` are policies too; `None` passes calls
+//! A [`Policy`] is a rule about how an [`Operation`] is run, which [`Run`] implements. A tuple of policies is a policy:
+//! the first is the outermost. `&P`, `Arc<P>`, `Box<P>`, `Rc<P>`, and `Option<P>` are policies too; `None` passes calls
 //! through, which makes a switch for configuration.
 //!
 //! ```text
@@ -23,9 +23,8 @@
 //!
 //! # A policy of your own
 //!
-//! A [`Guard`] decides before a call and looks at its result, in ten lines; [`Guarded`] makes a policy of
-//! it. Anything else is a future with a name. This one makes a second attempt at once if the first
-//! fails:
+//! A [`Guard`] decides before a call and inspects its result, in ten lines; [`Guarded`] makes a policy of it. Anything
+//! else is a future with a name. This one makes a second attempt at once if the first fails:
 //!
 //! ```
 //! use std::future::Future;
@@ -82,7 +81,7 @@
 //!
 //! # What is not a policy
 //!
-//! An element of a tuple that is not a policy is named:
+//! The compiler names the element of a tuple that is not a policy:
 //!
 //! ```compile_fail
 //! use backstop::{Policy, Timeout};

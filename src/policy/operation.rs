@@ -64,17 +64,16 @@ pub trait Operation: Copy {
     }
 
     /// Receives an error that the caller of the policy will not see, because another attempt follows or another error
-    /// is returned. [`call_reported`](super::Policy::call_reported) keeps the last ones. A policy that replaces an
-    /// error passes it to this method. The default drops it.
+    /// is returned. [`call_reported`](super::Policy::call_reported) keeps the last ones.
     ///
-    /// A policy that replaces an error passes it to this. The default drops it.
+    /// A policy that replaces an error passes it to this method. The default drops it.
     fn discard(self, error: Error<Self::Error>) {
         drop(error);
     }
 }
 
-/// Defines the methods of an [`Operation`] that count attempts and keep tried endpoints: those of its field, an
-/// operation around which it is or its [`Attempts`].
+/// Defines the methods of an [`Operation`] that count attempts and keep tried endpoints. They forward to a field: the
+/// inner operation, or its [`Attempts`].
 macro_rules! forward_attempts {
     () => {
         $crate::policy::operation::forward_attempts!(op);
@@ -170,7 +169,7 @@ impl Attempts {
     note = "a policy of your own implements `Guard`, or `Run` for `&YourPolicy`",
     note = "a classifier is a policy for the error type of its closure only",
     note = "`build()` returns a `Result`: is a `?` missing?",
-    note = "a `BoxPolicy` is called and is no layer; code that is generic over a policy names its operation: see the recipes"
+    note = "a `BoxPolicy` is called and is not a layer; code that is generic over a policy names its operation: see the recipes"
 )]
 pub trait Run<Op: Operation>: Copy {
     /// The future of a run.

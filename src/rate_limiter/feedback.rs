@@ -21,7 +21,7 @@ pub(super) struct Adaptive {
     rate: CubicRate,
     /// The builder's quota, which the rate never exceeds.
     most: Quota,
-    /// The quota in force, or while `applying` the next one.
+    /// The quota in force, or the next one while `applying` is set.
     current: Quota,
     /// Whether a thread is applying a quota. Other threads leave theirs in `current`, so the newest is
     /// applied last.
@@ -31,7 +31,7 @@ pub(super) struct Adaptive {
 }
 
 /// A quota that differs by less than this share is not applied, because each change wakes waiters.
-const WORTH: f64 = 0.01;
+const MIN_CHANGE: f64 = 0.01;
 
 impl Feedback {
     /// Returns the pause that a result demands, if any.
@@ -44,7 +44,7 @@ impl Feedback {
     /// [`applied`](Self::applied).
     pub(super) fn learn(&self, now: Instant, verdict: &Verdict) -> Option<Quota> {
         let throttled = verdict.class() == ErrorClass::Throttled;
-        // A 429 is neutral, because it is about this caller: about its rate.
+        // Neutral results are ignored, except throttled ones: a 429 is about this caller's rate.
         if verdict.health() == Health::Neutral && !throttled {
             return None;
         }
@@ -52,7 +52,7 @@ impl Feedback {
         adaptive.rate.on_response(now, throttled);
         adaptive.last = now;
         let quota = adaptive.found();
-        if adaptive.current == quota || !(throttled || adaptive.is_worth(&quota)) {
+        if adaptive.current == quota || !(throttled || adaptive.differs_enough(&quota)) {
             return None;
         }
         adaptive.current = quota;
@@ -114,9 +114,9 @@ impl Adaptive {
         Quota::new(1, interval).burst(burst.clamp(1, self.most.limit()))
     }
 
-    fn is_worth(&self, quota: &Quota) -> bool {
+    fn differs_enough(&self, quota: &Quota) -> bool {
         let (old, new) = (per_second(&self.current), per_second(quota));
-        (new - old).abs() >= WORTH * old
+        (new - old).abs() >= MIN_CHANGE * old
     }
 }
 

@@ -75,7 +75,7 @@ impl RateLimiter {
     ///
     /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the exact time after which the call would succeed.
     /// Also while other calls wait, because no call overtakes a waiter.
-    // Inlined, as is everything it calls: a call, and a result passed through memory, cost a tenth of it.
+    // Inlined, like everything that it calls: a function call and a result in memory would add a tenth to its cost.
     #[inline(always)]
     pub fn try_acquire(&self) -> Result<(), Rejected> {
         self.try_acquire_n(1)
@@ -270,7 +270,7 @@ impl RateLimiter {
             .as_ref()
             .is_some_and(|learns| learns.adaptive.is_some())
         {
-            return Err(error("is found by the limiter itself: it is adaptive"));
+            return Err(error("cannot be set, because the limiter is adaptive"));
         }
         // Read before the lock, because a clock may be user code.
         let now = inner.base.now();
@@ -283,7 +283,7 @@ impl RateLimiter {
                 let old = in_force.quotas();
                 if old.len() != quotas.len() || !old.iter().zip(quotas).all(same) {
                     return Err(error(
-                        "must be of the number and algorithms it was built with",
+                        "must have the same number and algorithms as before",
                     ));
                 }
                 let first = &quotas[0];
@@ -373,7 +373,7 @@ impl RateLimiter {
     }
 }
 
-/// Is evictable once it is full and not paused, has the quotas it was built with, and has neither waiters nor
+/// A limiter is evictable once it is full and not paused, has the quotas it was built with, and has neither waiters nor
 /// other handles. If it is adaptive, it must have found no rate, and recorded no result for a minute.
 impl Evictable for RateLimiter {
     fn evictable_in(&self) -> Option<Duration> {

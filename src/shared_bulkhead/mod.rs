@@ -162,7 +162,7 @@ impl SharedBulkhead {
     }
 }
 
-/// Is evictable if there is no other handle and no permit. Dropping it returns its permits to the store.
+/// A bulkhead is evictable if there is no other handle and no permit. Dropping it returns its permits to the store.
 impl Evictable for SharedBulkhead {
     fn evictable_in(&self) -> Option<Duration> {
         is_unshared(&self.inner).then_some(Duration::ZERO)

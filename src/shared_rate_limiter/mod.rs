@@ -206,8 +206,8 @@ impl SharedRateLimiter {
     }
 }
 
-/// Is evictable if there is no other handle, no waiter, and no request in flight, the quota is the builder's, and no
-/// call has come for so long that leased tokens have expired. The store has the rest of the state.
+/// A limiter is evictable if there is no other handle, no waiter, and no request in flight, the quota is the builder's,
+/// and no call has come for so long that leased tokens have expired. The store has the rest of the state.
 impl Evictable for SharedRateLimiter {
     fn evictable_in(&self) -> Option<Duration> {
         let entry = &self.entry;

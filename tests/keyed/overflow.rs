@@ -102,7 +102,7 @@ fn a_set_for_no_keys_is_an_error() {
     assert!(format!("{builder:?}").contains("max_keys: 0"));
 }
 
-/// A policy that is used again while it is judged, after which that verdict is out of date.
+/// A policy that is used again while it is checked, after which the result of the check is out of date.
 #[derive(Clone)]
 struct UsedMeanwhile {
     set: Arc<OnceLock<Keyed<u64, Self>>>,
@@ -121,7 +121,7 @@ impl Evictable for UsedMeanwhile {
 }
 
 #[test]
-fn an_entry_that_is_used_while_it_is_judged_stays() {
+fn an_entry_that_is_used_while_it_is_checked_stays() {
     let shared = Arc::new(OnceLock::new());
     let of_template = shared.clone();
     let set = Keyed::new(move |_: &u64| UsedMeanwhile {

@@ -5,9 +5,9 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// Latencies by size, in bounded memory: about 34 KB, whatever the traffic. Lock-free.
 ///
-/// Buckets are as wide as 1/32 of their latency. Each knows the shortest and the longest latency in it, so
-/// that quantiles between them are interpolated to the nanosecond, and are exact where all calls take equally
-/// long. A copy that was dropped before its end is a censored sample: it would have taken longer than it had.
+/// Buckets are as wide as 1/32 of their latency. Each stores its shortest and its longest latency, so quantiles between
+/// them are interpolated to the nanosecond, and are exact if all calls take equally long. A copy that was dropped
+/// before its end is a censored sample: it would have taken longer than it had.
 ///
 /// Windows follow the clock: a rotation replaces the older of the two. Samples that other threads record
 /// during a rotation may be lost.
@@ -112,9 +112,9 @@ impl Histogram {
     /// Returns the latency that a share of `quantile` of the calls does not exceed, and the number of
     /// latencies that are known. Changes nothing.
     ///
-    /// The share that exceeds a latency is that of Kaplan and Meier: a censored sample counts among all up to
-    /// its latency, and among none beyond. If too many samples are censored to determine it, it is the longest
-    /// latency of any.
+    /// The share of calls above a latency is the Kaplan-Meier estimate: a censored sample counts among all up to its
+    /// latency, and among none beyond. If too many samples are censored to determine it, it is the longest latency of
+    /// any.
     pub(super) fn quantile(&self, now: Instant, quantile: f64) -> (Option<u64>, u64) {
         let windows = self.windows(now);
         let (mut known, mut at_risk) = (0, 0);
@@ -127,7 +127,7 @@ impl Histogram {
         let (mut share, mut longest) = (1.0, None);
         for (at, total) in totals(&windows).enumerate() {
             if total.exact > 0 {
-                // Other threads may have recorded since they were added up.
+                // Other threads may have recorded samples since the totals were added up.
                 let lost = total.exact as f64 / at_risk.max(total.exact) as f64;
                 let rest = share * (1.0 - lost);
                 if rest <= target + tolerance {
@@ -262,7 +262,7 @@ impl Total {
 
     /// Returns the latency that the given part of the bucket's samples does not exceed.
     fn between(&self, index: usize, part: f64) -> u64 {
-        // A thread may have counted a latency and another one cleared its range since.
+        // A thread may have counted a latency, and another one may have cleared its range since.
         let shortest = self.shortest.min(self.longest);
         let width = self.longest - shortest;
         start(index) + u64::from(shortest) + (f64::from(width) * part).round() as u64

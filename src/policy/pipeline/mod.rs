@@ -116,19 +116,19 @@ impl<P> Pipeline<P> {
     /// | a total shorter than two attempts' timeouts, around a retry | no retry after a timeout has time to finish |
     /// | timeouts only outside a breaker, a throttle, or endpoints | a call cut from outside is neutral, so hangs do not count |
     /// | a retry in a retry | attempts multiply |
-    /// | a retry inside a breaker, a throttle or an adaptive bulkhead | they take all attempts for one call |
+    /// | a retry inside a breaker, a throttle or an adaptive bulkhead | they count all attempts as one call |
     /// | a retry inside a hedge | each copy is retried |
     /// | a hedge inside a hedge | copies are not copied |
     /// | a retry or a hedge inside endpoints | all attempts go to one node |
     /// | endpoints inside chaos | injected faults say nothing about a node |
     /// | a fallback inside a retry | nothing is left to retry |
-    /// | a coalesce inside a breaker | a shared result counts once for each follower |
+    /// | a coalesce inside a breaker | a shared result counts once for each call that gets it |
     /// | a rate limiter outside a bulkhead | calls that never run have spent their tokens |
     /// | a load shedder by queue delay outside the queue | it sees no delay |
     /// | a classifier with no layer outside that reads verdicts | it changes nothing |
     /// | layers on different clocks | a test that moves one clock leaves the other layers behind |
     ///
-    /// It checks the layers of this pipeline only, and knows no timeouts of the operation's own.
+    /// It checks only the layers of this pipeline, and does not know timeouts inside the operation.
     ///
     /// # Example
     ///

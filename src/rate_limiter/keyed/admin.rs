@@ -57,7 +57,7 @@ impl<K> KeyedRateLimiter<K> {
         }
     }
 
-    /// Evicts all keys whose limits are full at once. Without it, calls evict them a few at a time.
+    /// Evicts at once all keys whose limits are full. Without it, calls evict them a few at a time.
     pub fn evict_idle(&self) {
         let now = self.inner.base.now();
         for shard in &self.inner.keys.shards {
@@ -94,7 +94,7 @@ impl<K> KeyedRateLimiter<K> {
             return Err(error("cannot be changed while two keys are compared"));
         }
         if inner.per_key.adaptive.is_some() {
-            return Err(error("is found by the limiter itself: it is adaptive"));
+            return Err(error("cannot be set, because the limiter is adaptive"));
         }
         quotas
             .iter()
@@ -107,7 +107,7 @@ impl<K> KeyedRateLimiter<K> {
         {
             let mut current = lock(&inner.quotas);
             if current.len() != quotas.len() || !current.iter().zip(quotas).all(is_same) {
-                let problem = "must be of the number and algorithms it was built with";
+                let problem = "must have the same number and algorithms as before";
                 return Err(error(problem));
             }
             current.clear();

@@ -93,8 +93,7 @@ impl<K> BucketMap<K> {
         self.groups[index / WIDTH].entries[index % WIDTH].as_mut()
     }
 
-    /// Returns the group that a hash selects. The hash is scaled, since the number of groups is no power
-    /// of two.
+    /// Returns the group that a hash selects. The hash is scaled, since the number of groups is not a power of two.
     #[inline]
     fn home(&self, hash: u32) -> usize {
         ((u64::from(hash) * self.groups.len() as u64) >> 32) as usize

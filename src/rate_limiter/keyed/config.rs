@@ -59,8 +59,8 @@ impl<K> KeyedRateLimiterBuilder<K> {
         }
     }
 
-    /// Adds a default quota. A call must fit all of them. Any algorithm; it must begin full, since an
-    /// evicted key comes back as a new one.
+    /// Adds a default quota, with any algorithm. A call must fit all of them. A quota must begin full, since an evicted
+    /// key comes back as a new one.
     pub fn quota(mut self, quota: Quota) -> Self {
         self.quotas.push(quota);
         self

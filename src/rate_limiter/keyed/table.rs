@@ -312,8 +312,8 @@ impl<K> Table<K> {
         removed
     }
 
-    /// Returns the one of the next `count` keys that will be indistinguishable from a new one first, the instant of
-    /// that, and the number of keys checked. Does not move the next sweep.
+    /// Of the next `count` keys, returns the one that will be indistinguishable from a new one first, the instant at
+    /// which it will be, and the number of keys checked. Does not move the next sweep.
     pub(super) fn nearest(
         &self,
         now: Instant,

@@ -46,7 +46,7 @@ impl ExactRate {
         let common = gcd(tokens, period);
         let largest = u128::from((REACH / reach.max(1)).max(1));
         let cost = match tokens / common {
-            // With 1 or 2 tokens the tolerance is one nanosecond, or half of one.
+            // With 1 or 2 tokens, a unit is one nanosecond, or half of one.
             1 | 2 if period / common <= largest => period / common,
             _ => (2 * period / tokens).clamp(1, largest),
         };

@@ -300,7 +300,7 @@ impl Quota {
                 fail("warms up, which only a token bucket can")
             }
             Some((within, cold)) if within.is_zero() || cold < 2 => {
-                fail("must warm up in more than no time, from a rate at least 2 times slower")
+                fail("must warm up in a time above zero, from a rate at least 2 times slower")
             }
             _ => Ok(()),
         }

@@ -172,7 +172,7 @@ impl Limit for SlidingCounter {
 
     fn availability(&self, now: Instant) -> Availability {
         let at = self.rolled(now);
-        // The window that drops the last count, and the rest of it in which nothing counts any more.
+        // The window in which the last count drops out, and the part of it after that.
         let (further, previous) = match at.current {
             0 => (1, at.previous),
             current => (2, current),

@@ -116,8 +116,8 @@ impl WarmUp {
         let above = (stored - self.threshold).max(0.0);
         let costly = above.min(tokens);
         // The area of a trapezoid, from the height at `above` to the height at `above - costly`.
-        let dear = costly * (self.interval + self.slope * (above - costly / 2.0));
-        dear + (tokens - costly) * self.interval
+        let slow = costly * (self.interval + self.slope * (above - costly / 2.0));
+        slow + (tokens - costly) * self.interval
     }
 
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
@@ -218,7 +218,7 @@ mod tests {
         let mut limit = cold(10);
         limit.force_take(at(SECOND), 1);
         let alone = limit.next();
-        assert!(alone > SECOND * 5 / 4, "the first one is dear");
+        assert!(alone > SECOND * 5 / 4, "the first one is slow");
         // Cold, across the threshold, and beyond the stored permits.
         for tokens in [1, 5, 30, 70] {
             limit.force_take(at(SECOND), tokens);
