@@ -53,7 +53,7 @@ impl StripedCounter {
         total.saturating_sub(self.cleared.load(Ordering::Relaxed))
     }
 
-    /// Resets the counter to zero. Increments at the same time count as before or as after.
+    /// Resets the counter to zero. Concurrent increments count either before or after the reset.
     pub(crate) fn clear(&self) {
         // Moves the baseline instead of storing to a stripe, because a concurrent increment could undo the store.
         self.cleared.fetch_max(self.total(), Ordering::Relaxed);

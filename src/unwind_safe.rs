@@ -1,7 +1,7 @@
 //! Handles may be used in `catch_unwind`, and after it.
 //!
-//! Their settings contain clocks, observers, and hooks of users, of which the compiler knows nothing. But no user
-//! code runs under a lock, and a panic in any of it leaves counts, permits, and states as they should be.
+//! Their settings contain clocks, observers, and hooks of users, which the compiler cannot check. But no user code runs
+//! under a lock, and a panic in any of it leaves counts, permits, and states consistent.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 

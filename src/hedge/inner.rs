@@ -256,8 +256,7 @@ impl<'a> Begun<'a> {
     /// Reserves one more copy in both budgets.
     pub(super) fn withdraw(&mut self, class: ErrorClass, cx: &mut Context) -> Option<Extras<'a>> {
         // The private budget first: if the shared one is empty, the private reservation is returned, and no other layer
-        // was affected by it.
-        // was affected by it.
+        // was affected.
         let mut cap = match &mut self.cap {
             Some(cap) => Some(cap.reserve_in(class, cx)?),
             None => None,

@@ -143,7 +143,7 @@ impl WaitQueue {
 
     /// Takes `cost` tokens, or joins the queue if the turn comes by `latest`.
     ///
-    /// No call waits for a `detached` waiter, which only keeps later calls from its tokens.
+    /// A `detached` waiter admits its call at once, and only keeps later calls from taking its tokens.
     pub(super) fn enter(
         &self,
         storage: &Storage,

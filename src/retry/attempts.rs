@@ -108,7 +108,7 @@ impl<Op: Operation, H: Hook<Op>> fmt::Debug for Memory<'_, Op, H> {
     }
 }
 
-/// Records in the budget an attempt that is not worth a retry. The failure of a dependency counts also if the server
+/// Records in the budget an attempt that is not worth a retry. A failure of the dependency counts even if the server
 /// forbids the retry, as in gRPC's A6, or the call must not be repeated.
 fn record_last<T, E>(call: &mut BudgetedCall<'_>, outcome: &Outcome<T, E>) {
     let (health, class) = (outcome.verdict.health(), outcome.verdict.class());
@@ -184,7 +184,7 @@ struct Loop<'a, Op: Operation, H: Hook<Op>> {
     end: Option<OutcomeOf<Op>>,
 }
 
-/// Reports the errors that the caller does not see, the last one last.
+/// Reports the errors that the caller does not see, the newest one last.
 impl<Op: Operation, H: Hook<Op>> Drop for Loop<'_, Op, H> {
     fn drop(&mut self) {
         self.forget_last();

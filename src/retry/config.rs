@@ -160,7 +160,7 @@ impl RetryBuilder {
         seed;
         /// Sets the name in events.
         name;
-        /// Sets the clock that waits.
+        /// Sets the clock that measures delays.
         clock;
     }
 

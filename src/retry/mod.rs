@@ -1,7 +1,7 @@
 #![cfg_attr(feature = "tokio", doc = include_str!("../../docs/patterns/retry.md"))]
 #![cfg_attr(
     not(feature = "tokio"),
-    doc = "Retries: another attempt where it may help."
+    doc = "Retries make another attempt where it may help."
 )]
 
 use std::fmt;

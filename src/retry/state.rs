@@ -8,7 +8,7 @@ use crate::verdict::Verdict;
 
 /// The effect of a server's hint ([`Verdict::hint`]) on the delay of a retry.
 ///
-/// Under any rule, nothing waits into the deadline: if the hint ends after it, the retry stops at once. Only
+/// Under any rule, no wait goes beyond the deadline: if the hint ends after it, the retry stops at once. Only
 /// [`HintRule::Ignore`] and [`RetryBuilder::delay_with`](super::RetryBuilder::delay_with) do not check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

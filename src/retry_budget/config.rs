@@ -28,8 +28,8 @@ impl RetryBudget {
         TokenBudgetBuilder::new()
     }
 
-    /// Builds a budget with the rules of gRPC's retry throttling: a failed attempt takes one token, a successful call adds `ratio`, and
-    /// retries are allowed while more than half of `max_tokens` are left. From gRPC proposal A6.
+    /// Builds a budget with the rules of gRPC's retry throttling: a failed attempt takes one token, a successful call
+    /// adds `ratio`, and retries are allowed while more than half of `max_tokens` are left. From gRPC proposal A6.
     pub const fn grpc(max_tokens: u32, ratio: f64) -> GrpcBudgetBuilder {
         GrpcBudgetBuilder::new(max_tokens, ratio)
     }

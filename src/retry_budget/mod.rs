@@ -2,9 +2,9 @@
 //!
 //! # What it protects
 //!
-//! The dependency, when it fails. A limit on attempts multiplies the traffic: with three attempts at
-//! each of five layers, one call becomes 243. A budget bounds retries as a share of the traffic
-//! instead: while few calls fail everything is retried, when most fail hardly anything is.
+//! Protects a dependency that fails. A limit on attempts multiplies the traffic: with three attempts at each of five
+//! layers, one call becomes 243. A budget bounds retries as a share of the traffic instead: while few calls fail
+//! everything is retried, when most fail hardly anything is.
 //!
 //! ```text
 //!   calls ──deposit──►┌────────┐
@@ -139,8 +139,7 @@ impl RetryBudget {
         self.inner.name
     }
 
-    /// Begins a call, whose first attempt is always allowed. [`Retry`](crate::Retry) does this; use it for a retry
-    /// loop of your own.
+    /// Begins a call, whose first attempt is always allowed.
     ///
     /// [`Retry`](crate::Retry) does this. Use it for a retry loop of your own.
     pub fn begin(&self) -> BudgetedCall<'_> {
@@ -236,8 +235,8 @@ impl RetryBudget {
         }
     }
 
-    /// Changes ratio and floor of a [`percentage`](Self::percentage) budget. What the window has counted stays,
-    /// and counts at the new ratio.
+    /// Changes ratio and floor of a [`percentage`](Self::percentage) budget. Calls and retries that the window has
+    /// counted stay, and count at the new ratio.
     ///
     /// # Errors
     ///
@@ -292,7 +291,7 @@ impl RetryBudget {
         allowed.then_some(withdrawn)
     }
 
-    /// Gives back a withdrawal whose attempt did not begin.
+    /// Returns a withdrawal whose attempt did not begin.
     fn give_back(&self, withdrawn: Withdrawn) {
         match &self.inner.kind {
             Kind::Percentage { withdrawals, .. } => lock(withdrawals).1.remove(withdrawn.slice),
@@ -302,16 +301,16 @@ impl RetryBudget {
     }
 }
 
-/// What one attempt has taken from a budget.
+/// The withdrawal of one attempt.
 #[derive(Clone, Copy, Debug, Default)]
 struct Withdrawn {
-    /// Of a budget of tokens.
+    /// For a budget of tokens.
     price: u64,
-    /// Of a percentage budget: the slice that counts it.
+    /// For a percentage budget: the slice that counts it.
     slice: u32,
 }
 
-/// A call under a budget. Made by [`RetryBudget::begin`].
+/// A call under a budget. Returned by [`RetryBudget::begin`].
 ///
 /// Dropping it ends the call. Unless [`success`](Self::success) was called, that counts neither as a success nor as a
 /// failure.
@@ -396,12 +395,12 @@ impl Drop for BudgetedCall<'_> {
 #[must_use = "dropping it ends the attempt"]
 pub struct Extra<'a> {
     budget: &'a RetryBudget,
-    /// What the budget gets back if the attempt never begins; `None` once it has begun.
+    /// The withdrawal to return if the attempt never begins; `None` once it has begun.
     reserved: Option<Withdrawn>,
 }
 
 impl Extra<'_> {
-    /// Notes that the attempt begins. Without this, dropping it gives back what was withdrawn.
+    /// Marks the attempt as begun. Otherwise, dropping it returns the withdrawal.
     pub(crate) const fn begin(&mut self) {
         self.reserved = None;
     }

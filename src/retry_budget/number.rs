@@ -4,13 +4,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::policy::BudgetNumber;
 
-/// The number of a budget, unique among living budgets. Dropping it frees the number.
+/// The number of a budget, unique among live budgets. Dropping it frees the number.
 ///
 /// `None` for budgets beyond [`BudgetNumber::MAX`]: nested calls in the same one are then counted twice.
 #[derive(Debug)]
 pub(super) struct Number(Option<BudgetNumber>);
 
-/// Numbers that no living budget has.
+/// Numbers that no live budget has.
 struct Unused {
     /// Numbers of dropped budgets.
     freed: Vec<BudgetNumber>,

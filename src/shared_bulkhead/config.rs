@@ -86,7 +86,7 @@ impl SharedBulkheadBuilder {
         self
     }
 
-    /// Sets the most permits in use in the whole fleet. Above zero. All processes must give the same number.
+    /// Sets the most permits in use in the whole fleet. Above zero. All processes must set the same number.
     pub const fn max_concurrent(mut self, calls: u64) -> Self {
         self.max_concurrent = Some(calls);
         self
@@ -141,9 +141,8 @@ impl SharedBulkheadBuilder {
     /// Builds the bulkhead. Sends no request to the store.
     ///
     /// # Errors
-    ///
-    /// When the store, the key or the limit was not given, a value is out of its range, calls may wait and none
-    /// may, or without a clock where the feature `tokio` is off.
+    /// When the store, the key or the limit was not given, a value is out of its range, `max_wait` is above zero
+    /// without a [`max_waiting`](Self::max_waiting) above zero, or without a clock where the feature `tokio` is off.
     pub fn build(self) -> Result<SharedBulkhead, ConfigError> {
         let error = |setting, problem| ConfigError::new(NAME, setting, problem);
         let store = self.store.ok_or(error("store", "must be given"))?;

@@ -20,7 +20,7 @@ pub(super) struct Inner {
     pub(super) store: Arc<dyn PermitStore>,
     pub(super) key: Arc<str>,
     pub(super) instance: Arc<str>,
-    /// Where the numbers of requests begin: behind those of an instance of this name that ran before.
+    /// The first number of a request, greater than those of an earlier instance of this name.
     pub(super) first_number: u64,
     pub(super) ttl: Duration,
     pub(super) timeout: Duration,
@@ -234,7 +234,7 @@ impl Inner {
         self.follow(after);
     }
 
-    /// Decides a call that needs `permits`. If `waits` is true, the call may wait until permits are free.
+    /// Decides whether a call that needs `permits` is admitted. If `waits` is true, it may wait until permits are free.
     pub(super) fn arrive(self: &Arc<Self>, now: Instant, permits: u64, waits: bool) -> Arrival {
         self.with(now, |state, _| {
             if permits > state.block.limit() {
@@ -260,7 +260,7 @@ impl Inner {
         })
     }
 
-    /// Decides a waiter that is polled, and registers its waker if it waits on.
+    /// Decides whether a waiter that is polled is admitted, and registers its waker if it still waits.
     pub(super) fn turn(self: &Arc<Self>, now: Instant, ticket: u64, waker: &Waker) -> Turn {
         let waker = waker.clone();
         self.with(now, |_, _| ());

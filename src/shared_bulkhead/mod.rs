@@ -38,7 +38,7 @@ impl SharedBulkhead {
     /// # Errors
     ///
     /// [`Reason::BulkheadFull`] when no process can give one up, and when the store does not answer;
-    /// [`Reason::DeadlineTooClose`] if the deadline of the calls made here and now passes during the trip.
+    /// [`Reason::DeadlineTooClose`] if the deadline in force passes during the request.
     ///
     /// # Cancel safety
     ///
@@ -114,7 +114,7 @@ impl SharedBulkhead {
     }
 
     /// Renews the permits of this process, and returns those it does not need, while the returned future runs. Spawn
-    /// it, or poll it beside the work.
+    /// it, or poll it alongside the work.
     ///
     /// # Cancel safety
     ///

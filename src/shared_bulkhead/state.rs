@@ -123,7 +123,7 @@ impl Block {
     /// Records the answer to a request. `unit` is a random number in `[0, 1)`.
     pub(crate) fn answered(&mut self, now: Instant, request: &Request, held: Held, unit: f64) {
         self.request = None;
-        // A store of the user's may answer with more than it was asked for.
+        // A user's store may grant more than was requested.
         self.held = held.permits.min(request.permits.max(request.in_use));
         self.until = request.sent.after(self.ttl);
         // While permits are scarce, a process asks for no more than its equal part.

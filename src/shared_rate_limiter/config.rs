@@ -232,8 +232,8 @@ impl SharedRateLimiterBuilder {
     /// # Errors
     ///
     /// When the store, the key or the quota was not given; when the quota is not a plain token bucket, is
-    /// faster than a token a microsecond, or takes longer than ten years to fill; when a time is out of its
-    /// range; when calls may wait and none may; without a clock where the feature `tokio` is off.
+    /// faster than a token a microsecond, or takes longer than ten years to fill; when a time is out of its range; when
+    /// `max_wait` is above zero but `max_waiting` is 0; without a clock where the feature `tokio` is off.
     pub fn build(self) -> Result<SharedRateLimiter, ConfigError> {
         let error = |problem| ConfigError::new(Rules::NAME, "key", problem);
         let key = self.key.ok_or(error("must be given"))?;

@@ -39,7 +39,7 @@ pub(super) struct State {
     pub(super) own: Link,
     /// When a request about this key was answered last.
     answered_at: Instant,
-    /// The quota is not that of the builder.
+    /// Whether the quota differs from the builder's.
     pub(super) is_changed: bool,
 }
 
@@ -62,13 +62,13 @@ struct After {
 }
 
 impl State {
-    /// Returns the contact with the store: with all of it, and about this key.
+    /// Returns the availability of the store for this key: whether it answers at all, and about this key.
     fn contact(&self, hub: &Hub) -> Contact {
         hub.contact().or(self.own.contact())
     }
 
-    /// Records a request that failed. Returns the event of a store that was up. If the store answers requests about
-    /// other keys, it is not lost to them, and there is none.
+    /// Records a request that failed. Returns the event of a store that was up. There is no event if the store still
+    /// answers requests about other keys.
     fn failed(&mut self, now: Instant, hub: &Hub, error: StoreError) -> Option<StoreEvent> {
         self.lease.failed();
         if hub.answers_others(now, self.answered_at) {
@@ -94,9 +94,9 @@ impl State {
         }
     }
 
-    /// Returns whether the request in flight, sent then, has taken too long. If that is noticed late, this
-    /// process did not run meanwhile, or has too many tasks that are ready to run: the answer may be here, not
-    /// read yet, so all requests get as much time more.
+    /// Returns whether the request in flight, sent at `sent`, has timed out. If this is noticed late, the process was
+    /// suspended or has too many tasks that are ready to run, and the answer may have arrived but not been read. So all
+    /// requests get as much extra time.
     fn is_lost(&mut self, now: Instant, sent: Instant, hub: &Hub) -> bool {
         let overdue_at = hub.overdue_at(sent);
         if now < overdue_at {
@@ -215,7 +215,7 @@ impl Entry {
         let reply = Reply::new(move |answer: Result<Vec<Taken>, StoreError>| {
             let taken = answer.and_then(|taken| {
                 let one: Result<[Taken; 1], _> = taken.try_into();
-                let wrong = |_| StoreError::new("an answer about another number of buckets");
+                let wrong = |_| StoreError::new("the answer is about another number of buckets");
                 one.map(|[taken]| taken).map_err(wrong)
             });
             entry.hub.ended();
@@ -244,7 +244,7 @@ impl Entry {
                     let contact = state.contact(hub);
                     state.lease.sync(now, contact);
                     state.lease.answered(now, request, &taken, is_late, unit);
-                    // Before they are too old to be spent: a trip may take longer than a lease lasts.
+                    // Served before they expire: a trip may take longer than a lease lasts.
                     let (lease, queue) = (&mut state.lease, &mut state.queue);
                     queue.serve(now, contact, lease, &mut after.wakers);
                 }
@@ -267,7 +267,7 @@ impl Entry {
         state.lease.reclaim(now, spent, rejected);
     }
 
-    /// Decides a call for `cost` tokens. If `until` is given, the call may wait for tokens until then.
+    /// Decides whether a call gets `cost` tokens. If `until` is given, the call may wait for them until then.
     pub(super) fn arrive(
         self: &Arc<Self>,
         now: Instant,

@@ -47,8 +47,8 @@ struct State {
     error: Option<StoreError>,
 }
 
-/// The factor by which the timeout grows at most while the store answers other requests. It makes 1 s of the default
-/// timeout, because a program that asks for ten thousand keys at once may be busy for part of that time.
+/// The largest factor by which the timeout grows while the store answers other requests. The default timeout grows to 1
+/// s, because a program that asks for ten thousand keys at once may be busy for part of that time.
 const BUSY: u32 = 40;
 
 /// Extra time for each other request in flight: twice the measured time per request with ten thousand at once, on two

@@ -51,8 +51,9 @@ impl SharedRateLimiter {
     /// # Errors
     ///
     /// [`Reason::RateLimited`](crate::Reason::RateLimited), with the time after which there would be enough;
-    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the burst is smaller than the cost; [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) if
-    /// the deadline of the calls made here and now passes during the trip.
+    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the burst is smaller than the cost;
+    /// [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) if the deadline in force passes during the
+    /// request.
     ///
     /// # Cancel safety
     ///
@@ -115,8 +116,8 @@ impl SharedRateLimiter {
     /// # Errors
     ///
     /// [`Reason::DeadlineTooClose`](crate::Reason::DeadlineTooClose) when the turn would come after the deadline,
-    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the burst is smaller than the cost, and [`Reason::RateLimited`](crate::Reason::RateLimited) when
-    /// too many calls wait already.
+    /// [`Reason::CostExceedsLimit`](crate::Reason::CostExceedsLimit) if the burst is smaller than the cost, and
+    /// [`Reason::RateLimited`](crate::Reason::RateLimited) when too many calls wait already.
     ///
     /// # Cancel safety
     ///
@@ -130,7 +131,7 @@ impl SharedRateLimiter {
     /// # Errors
     ///
     /// Also [`Reason::RateLimited`](crate::Reason::RateLimited), at once, when the turn would come later than that, and
-    /// [`Reason::QueueTimeout`](crate::Reason::QueueTimeout) when it has not come by then after all.
+    /// [`Reason::QueueTimeout`](crate::Reason::QueueTimeout) when the turn has not come by then.
     ///
     /// # Cancel safety
     ///
@@ -161,7 +162,7 @@ impl SharedRateLimiter {
     /// probes a lost store. Optional: calls do the same work, and tokens that are not returned are lost to the fleet
     /// only until the bucket refills.
     ///
-    /// Spawn the future, or keep it beside the work.
+    /// Spawn the future, or poll it alongside the work.
     ///
     /// # Cancel safety
     ///

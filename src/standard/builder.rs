@@ -69,14 +69,14 @@ impl StandardBuilder {
     ///
     /// # Errors
     ///
-    /// If a layer's settings are wrong, as its builder says; if no clock was given where the feature `tokio` is
-    /// off; or if two settings contradict each other, with both values in the text:
+    /// If a layer's settings are invalid, as documented by its builder; if no clock was given where the feature `tokio`
+    /// is off; or if two settings contradict each other, with both values in the text:
     ///
     /// * a timeout of zero;
     /// * `attempt_timeout` or the retry's `max_elapsed` not shorter than `total_timeout`: it would never end
     ///   anything;
     /// * the breaker's `slow_call` not shorter than `attempt_timeout`: no call could be slow;
-    /// * the breaker's `probe_lease` shorter than `attempt_timeout`: a probe could lose its place while it runs;
+    /// * the breaker's `probe_lease` shorter than `attempt_timeout`: a probe could lose its lease while it runs;
     /// * a budget for the stack and another one in the retry.
     pub fn build(self) -> Result<Standard, ConfigError> {
         let missing = ConfigError::new(NAME, "clock", "must be given");

@@ -83,8 +83,8 @@ impl PartialEq for Config {
 }
 
 impl Config {
-    /// Returns whether the layers of `other` can take over these settings: they differ at most in what limiter,
-    /// breaker, and budget change in place.
+    /// Returns whether the layers of `other` can take over these settings: they differ at most in settings that
+    /// limiter, breaker, and budget can change in place.
     pub(super) fn is_same_but_for_terms(&self, other: &Self) -> bool {
         let is_same_budget = match [self, other].map(Self::effective_budget) {
             [Budget::Share { .. }, Budget::Share { .. }] => true,

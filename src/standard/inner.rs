@@ -63,8 +63,8 @@ impl Inner {
             let stack = Stack::build(&site, config, Some(before))?;
             let next = match self.versions.find(|old| old.has_layers_of(&stack)) {
                 Some(index) => {
-                    // Where another change comes first, it may use these layers too: then it applies this
-                    // configuration until the next round of the loop.
+                    // If another change comes first, it may use these layers too, and apply this configuration until
+                    // the next round of the loop.
                     self.versions.get(index).set_config(config);
                     Next::Again(index)
                 }

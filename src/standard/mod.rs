@@ -77,7 +77,7 @@ impl Standard {
     ///   [`restore`](crate::circuit_breaker::CircuitBreakerBuilder::restore) has it; results of calls in flight
     ///   still go to the old one, and a manual isolation ends.
     /// * **Budget**: a new share applies to what its window has counted.
-    /// * A layer that is removed and put back goes on where it was.
+    /// * A layer that is removed and put back continues where it was.
     ///
     /// Concurrent changes do not mix: one of them is in force in the end. Keeps each new set of layers, but not each
     /// quota, threshold, or share, until the last clone is dropped: 2.4 KB, or 3.8 KB with another breaker.
@@ -139,7 +139,6 @@ impl Standard {
     }
 
     /// Returns the breaker, if there is one, for example to trip or isolate it, or to follow its transitions.
-    /// [`reconfigure`](Self::reconfigure) may replace it.
     ///
     /// [`reconfigure`](Self::reconfigure) may replace it.
     pub fn breaker(&self) -> Option<CircuitBreaker> {

@@ -84,7 +84,7 @@ struct State {
     sweeps: Sweeps,
 }
 
-/// When keys that make no difference are removed: at these numbers of keys.
+/// The numbers of keys at which keys that make no difference are removed.
 #[derive(Default)]
 struct Sweeps {
     buckets: usize,
@@ -92,8 +92,8 @@ struct Sweeps {
     votes: usize,
 }
 
-/// Removes the entries that make no difference if there are `at` of them. Doubles what is left, so that the cost for each
-/// new key is constant.
+/// Removes the entries that make no difference once there are `at` of them. Then sets `at` to twice the remaining
+/// number, so that the cost for each new key is constant.
 fn sweep<V>(map: &mut HashMap<Arc<str>, V>, at: &mut usize, is_needed: impl Fn(&mut V) -> bool) {
     if map.len() >= *at {
         map.retain(|_, value| is_needed(value));

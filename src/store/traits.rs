@@ -11,10 +11,11 @@ use super::state::take::{Take, Taken};
 pub trait Store: Send + Sync {
     /// Takes tokens out of one bucket or several, all or nothing, and replies with one answer for each.
     ///
-    /// Each bucket is that of [`Take::key`], no two of which are the same; new ones are full. In this order, on the store's own clock:
+    /// Each bucket is that of [`Take::key`], no two of which are the same; new ones are full. In this order, on the
+    /// store's own clock:
     ///
-    /// 1. Tokens refill at the rate of [`Take::quota`], up to its burst. If the clock went backwards, none
-    ///    do, and the time of the bucket is the current one from then on.
+    /// 1. Tokens refill at the rate of [`Take::quota`], up to its burst. If the clock went backwards, none do, and the
+    ///    bucket's time becomes the current one.
     /// 2. [`Take::give_back`] is credited, less what has refilled since it was taken, up to the burst.
     /// 3. [`Take::spent`] is debited, down to an empty bucket.
     /// 4. If each bucket of the request holds [`Take::at_least`], each grants what it holds, up to
@@ -34,10 +35,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 pub trait PermitStore: Send + Sync {
     /// Sets how many permits an instance holds for the next [`Hold::ttl`], and replies with the result.
     ///
-    /// First the permits of instances whose time is over are free again. Then the instance holds
-    /// [`Hold::permits`], or as many of them as the others leave of [`Hold::limit`], but never fewer than
-    /// [`Hold::in_use`], as long as it held those before. A request with a smaller [`Hold::number`] than one that was
-    /// executed changes nothing. Must not block.
+    /// First, the permits of instances whose time is over become free. Then the instance holds [`Hold::permits`], or as
+    /// many of them as the others leave of [`Hold::limit`], but never fewer than [`Hold::in_use`], as long as it held
+    /// those before. A request with a smaller [`Hold::number`] than one that was executed changes nothing. Must not
+    /// block.
     fn hold(&self, hold: Hold, reply: Reply<Held>);
 }
 

@@ -72,8 +72,8 @@ impl ThrottleBuilder {
         self
     }
 
-    /// Sets the number of slices of the window: from 1 to 1024, each at least 100 µs long. The window covers at least its
-    /// length less one slice. Default 20.
+    /// Sets the number of slices of the window: from 1 to 1024, each at least 100 µs long. The window covers at least
+    /// its length less one slice. Default 20.
     pub const fn slices(mut self, slices: u32) -> Self {
         self.slices = slices;
         self
@@ -86,8 +86,8 @@ impl ThrottleBuilder {
         self
     }
 
-    /// Sets the least number of calls per second, on average over the window, before any is rejected. At least 0, which is
-    /// the default. From Envoy.
+    /// Sets the least number of calls per second, on average over the window, before any is rejected. At least 0, which
+    /// is the default. From Envoy.
     pub const fn min_calls_per_second(mut self, calls: f64) -> Self {
         self.rule.min_calls_per_second = calls;
         self
@@ -107,15 +107,15 @@ impl ThrottleBuilder {
         self
     }
 
-    /// Admits a call that would be rejected, as a probe, if no call has been admitted for this long while calls are rejected.
-    /// The first rejection therefore becomes a probe. Above zero; [`Duration::MAX`] forces none. Default 1 s.
+    /// Admits a call that would be rejected, as a probe, if no call has been admitted for this long while calls are
+    /// rejected. The first rejection therefore becomes a probe. Above zero; [`Duration::MAX`] forces none. Default 1 s.
     pub const fn probe_every(mut self, interval: Duration) -> Self {
         self.probe_every = interval;
         self
     }
 
-    /// Sets the age from which a call in flight counts against the dependency; it may start to count up to two slices later.
-    /// Without it, a burst after a pause would look like a dependency that does not answer. Default 1 s.
+    /// Sets the age from which a call in flight counts against the dependency; it may start to count up to two slices
+    /// later. Without it, a burst after a pause would look like a dependency that does not answer. Default 1 s.
     ///
     /// Zero counts a call from its start, like the SRE book. [`Duration::MAX`] counts it at its end, like Envoy and
     /// failsafe-go.

@@ -158,8 +158,8 @@ impl Timeout {
         Outcome::rejected(rejected)
     }
 
-    /// Returns the outcome of a call whose time is up. Reports it if the limit is this timeout's own; otherwise the policy
-    /// that set the deadline does.
+    /// Returns the outcome of a call whose time is up. Reports it if the limit is this timeout's own; otherwise the
+    /// policy that set the deadline does.
     #[cold]
     fn cut_off<T, E>(
         &self,

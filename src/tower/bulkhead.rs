@@ -24,7 +24,7 @@ use crate::verdict::Verdict;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hold {
-    /// The response's head is there.
+    /// The response's head has arrived.
     Headers,
     /// The response's body has ended, failed, or been dropped.
     #[default]
@@ -33,14 +33,14 @@ pub enum Hold {
 
 /// Limits the requests in flight, from their start to the end of their response bodies.
 ///
-/// A [`PolicyLayer`](super::PolicyLayer) with a bulkhead releases the permit as soon as the response's head is there,
+/// A [`PolicyLayer`](super::PolicyLayer) with a bulkhead releases the permit when the response's head has arrived,
 /// while the server may send the body for minutes. This layer holds the permit until the body ends, or until the
 /// connection is dropped in mid-body.
 ///
-/// An adaptive limit learns from the time to the end of the body, and from the status. A request that is dropped, and the
-/// body of a 2xx that is dropped before its end, are overload unless
+/// An adaptive limit learns from the time to the end of the body, and from the status. A request that is dropped, and
+/// the body of a 2xx that is dropped before its end, are overload unless
 /// [`cancel_is_overload`](crate::bulkhead::BulkheadBuilder::cancel_is_overload) is off. The error is [`Error`]; a
-/// [`RespondLayer`](super::RespondLayer) outside makes responses of rejections.
+/// [`RespondLayer`](super::RespondLayer) outside converts rejections into responses.
 #[derive(Clone, Debug)]
 pub struct BulkheadLayer<C = Once> {
     bulkhead: Bulkhead,

@@ -71,7 +71,6 @@ pub fn subnet(address: IpAddr) -> IpAddr {
 }
 
 /// Returns an extractor for the [subnet] of the connection's peer, from a `SocketAddr` in the request's extensions.
-/// axum has its own type for it: see [`peer_by`].
 ///
 /// axum puts a type of its own there: see [`peer_by`].
 #[cfg(feature = "http")]

@@ -2,7 +2,7 @@
 
 use crate::error::{Reason, Rejected};
 
-/// What happens to requests without a key.
+/// The behavior for requests without a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoKey<K> {

@@ -6,15 +6,14 @@ use crate::policy::{Attempt, CallOptions};
 
 /// Makes the requests for the attempts of a call, and the call's options.
 ///
-/// [`Once`], [`Cloned`], [`By`], and `Replayable` implement it; few programs need another implementation. All methods
-/// are called outside locks.
+/// [`Once`], [`Cloned`], [`By`], and `Replayable` implement it; few programs need another implementation.
 ///
 /// All methods are called outside locks.
 pub trait Requests<R> {
     /// The type of request that the service takes.
     type Request;
 
-    /// What is kept to make the requests of further attempts.
+    /// The data from which the requests of further attempts are made.
     type Kept;
 
     /// Changes the request of a call, before its options are read.
@@ -28,7 +27,7 @@ pub trait Requests<R> {
         CallOptions::new()
     }
 
-    /// Converts the request into what its attempts are made from.
+    /// Converts the request into the data for its attempts.
     fn keep(&self, request: R) -> Self::Kept;
 
     /// Returns whether more than one attempt can be made.

@@ -96,7 +96,7 @@ impl EventLog {
         Self::of(self.inner.level.clone(), self.inner.clock.clone(), interval)
     }
 
-    /// Returns a new log on another clock. Default: tokio's, or without the feature `tokio` that of threads.
+    /// Returns a new log on another clock. Default: tokio's, or `BlockingClock` without the feature `tokio`.
     #[must_use]
     pub fn clock(self, clock: impl Into<ClockHandle>) -> Self {
         Self::of(self.inner.level.clone(), clock.into(), self.interval_of())

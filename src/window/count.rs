@@ -19,7 +19,7 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(crate) struct CountWindow {
     size: u64,
-    /// Successes need not be recorded into a window full of successes.
+    /// Whether successes need not be recorded into a window full of successes.
     skips_successes: bool,
     /// Number of the first call since the window was cleared.
     first: AtomicU64,
@@ -124,7 +124,7 @@ impl CountWindow {
         }
     }
 
-    /// Empties the window. Calls recorded concurrently may survive or not.
+    /// Empties the window. Calls recorded concurrently may or may not survive.
     pub(crate) fn clear(&self, dirty: &AtomicU64) {
         let next = self.next.0.load(Ordering::Relaxed);
         self.first.store(next, Ordering::Relaxed);

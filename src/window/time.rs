@@ -37,7 +37,7 @@ pub(crate) struct TimeWindow {
     /// Length of a slice and of the window, in nanoseconds.
     slice: u64,
     window: u64,
-    /// Slices are aligned to the clock's origin. Otherwise the first slice begins with the first call, and
+    /// Whether slices are aligned to the clock's origin. Otherwise the first slice begins with the first call, and
     /// again with the first call after the window has run empty.
     aligned: bool,
     kinds: u8,
@@ -272,8 +272,8 @@ impl TimeWindow {
         }
     }
 
-    /// Empties the window by beginning a slice that is the only one in it. Calls recorded concurrently may
-    /// survive or not.
+    /// Empties the window by beginning a slice that is the only one in it. Calls recorded concurrently may or may not
+    /// survive.
     pub(crate) fn clear(&self) {
         loop {
             let newest = self.newest.load(Ordering::Acquire);

@@ -83,7 +83,7 @@ fn an_answer_of_the_wrong_shape_is_a_lost_store() {
     assert!(clock.block_on(limiter.try_acquire()).is_ok());
     assert_eq!(
         limiter.snapshot().last_error.unwrap(),
-        "an answer about another number of buckets"
+        "the answer is about another number of buckets"
     );
 }
 

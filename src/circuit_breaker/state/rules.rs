@@ -17,7 +17,7 @@ pub(crate) struct Rules {
     /// The duration from which a call is slow, in nanoseconds; zero if none is.
     slow: u64,
     pub(super) durations: bool,
-    /// Rules are evaluated only after calls that failed or were slow.
+    /// Whether rules are evaluated only after calls that failed or were slow.
     pub(super) failures_only: bool,
     needs_clock: bool,
     /// See [`horizon`](Self::horizon); in nanoseconds.

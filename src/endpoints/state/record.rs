@@ -26,7 +26,7 @@ pub(crate) struct Record {
     /// It takes no calls before this time, because it asked for a pause.
     pub(crate) parked_until: Instant,
     pub(crate) is_drained: bool,
-    /// The node has been removed from the set.
+    /// Whether the node has been removed from the set.
     pub(crate) is_leaving: bool,
     /// Whether its health checks fail.
     pub(crate) is_unhealthy: bool,

@@ -31,7 +31,7 @@ pub(crate) struct Rules {
     pub(crate) jitter: f64,
     /// The largest share of nodes that may be ejected at once.
     pub(crate) max_ejected: f64,
-    /// Ejections are reported, and not enforced.
+    /// Whether ejections are reported, and not enforced.
     pub(crate) shadow: bool,
     pub(crate) overprovisioning: f64,
     /// Zero: never.

@@ -56,9 +56,9 @@ pub(in crate::hedge) fn is_good(verdict: &Verdict) -> bool {
 pub(in crate::hedge) struct Due {
     pub(in crate::hedge) idempotent: bool,
     pub(in crate::hedge) repeatable: bool,
-    /// The call is a copy itself.
+    /// Whether the call is a copy itself.
     pub(in crate::hedge) nested: bool,
-    /// The call is a probe of a half-open circuit.
+    /// Whether the call is a probe of a half-open circuit.
     pub(in crate::hedge) probe: bool,
     pub(in crate::hedge) deadline: Instant,
     /// End of the pause in hedging while the dependency throttles.

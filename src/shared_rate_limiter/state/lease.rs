@@ -334,7 +334,8 @@ impl Lease {
         if self.in_flight.is_some() {
             return None;
         }
-        // A probe debits nothing, as a paused store executes all of them later. The debt waits for the first answer.
+        // A probe debits nothing, because a paused store executes all probes later. The debt waits for the first
+        // answer.
         let (spent, give_back) = (std::mem::take(&mut self.spent), self.give_back.take());
         let probe = self.send(now, 0, 0, false);
         (self.spent, self.give_back) = (spent, give_back);

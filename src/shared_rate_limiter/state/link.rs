@@ -42,14 +42,14 @@ pub(crate) enum Contact {
 }
 
 impl Contact {
-    /// Returns the contact if the store is up but for `other`, the contact about a single key.
+    /// Combines this contact with `other`, the contact about a single key: a store that is up may be lost for that key.
     pub(crate) fn or(self, other: Self) -> Self {
         match (self, other) {
             (Self::Up { pace_until }, Self::Up { pace_until: other }) => Self::Up {
                 pace_until: pace_until.max(other),
             },
             (Self::Up { .. }, Self::Lost { number, probe_at }) => Self::Lost {
-                // No number of an outage of all keys.
+                // Differs from the number of any outage of all keys.
                 number: number | 1 << 63,
                 probe_at,
             },
@@ -77,7 +77,7 @@ impl Link {
             probe_at: now,
             probing: true,
         });
-        // Requests sent before the outage may fail too; they are no probes.
+        // Requests sent before the outage may fail too; they are not probes.
         if std::mem::take(&mut outage.probing) {
             let wait = (FIRST_PROBE * 2_u32.pow(outage.failed.min(10))).min(LAST_PROBE);
             outage.probe_at = now + wait.mul_f64(0.75 + unit / 2.0);

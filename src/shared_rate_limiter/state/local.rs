@@ -77,7 +77,7 @@ impl LocalLimit {
         }
     }
 
-    /// Returns when there will be so many tokens; `None` if never.
+    /// Returns when there will be this many tokens; `None` if never.
     pub(crate) fn ready_at(&mut self, now: Instant, tokens: u64) -> Option<Instant> {
         match self {
             Self::Open => Some(now),
@@ -147,7 +147,7 @@ impl LocalBucket {
         self.tokens = (self.tokens + tokens as f64).min(self.capacity);
     }
 
-    /// Returns when there will be so many tokens; `None` if never.
+    /// Returns when there will be this many tokens; `None` if never.
     pub(crate) fn ready_at(&mut self, now: Instant, tokens: u64) -> Option<Instant> {
         self.refill(now);
         let missing = tokens as f64 - self.tokens - ROUNDING;

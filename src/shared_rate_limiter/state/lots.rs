@@ -45,7 +45,7 @@ impl Lots {
         }
     }
 
-    /// Returns tokens that were taken and not spent.
+    /// Puts back tokens that were taken and not spent.
     pub(crate) fn put_back(&mut self, tokens: u64, now: Instant, store: StoreTime) {
         if self.new.tokens > 0 {
             self.new.tokens += tokens;

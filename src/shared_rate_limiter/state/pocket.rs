@@ -23,7 +23,7 @@ pub(crate) struct Pocket {
     rejected: AtomicU64,
 }
 
-/// What [`Pocket::open`] puts in.
+/// The contents that [`Pocket::open`] puts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Contents {
     pub(crate) tokens: u64,
@@ -84,7 +84,7 @@ impl Pocket {
         }
     }
 
-    /// Decides a call that finds too few tokens.
+    /// Rejects a call that finds too few tokens, or leaves the decision to the lease.
     #[inline]
     fn without(&self, now: Instant, cost: u64, tokens: u64) -> Spent {
         let until = self.closed_until.load(Ordering::Relaxed);

@@ -20,8 +20,8 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Returns an answer to it that is consistent: a store of the user's may grant more than it was asked for, or reject
-    /// without a time, and the request would be repeated at once. `token` is the time that the rate takes for one, in
+    /// Returns an answer to it that is consistent: a user's store may grant more than was requested, or reject without
+    /// a time, and the request would be repeated at once. `token` is the time that the rate takes for one token, in
     /// nanoseconds.
     pub(crate) fn check(&self, mut taken: Taken, token: f64) -> Taken {
         taken.granted = taken.granted.min(self.ask);

@@ -6,11 +6,11 @@ use crate::error::ConfigError;
 use crate::instant::nanos;
 use crate::rate_limiter::Quota;
 
-/// How a [`SharedRateLimiter`](crate::SharedRateLimiter) works with its store.
+/// The mode in which a [`SharedRateLimiter`](crate::SharedRateLimiter) uses its store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SyncMode {
-    /// The process leases tokens for the next moments in advance and spends them without asking. Most calls need no
+    /// The process leases tokens in advance, for a short time, and spends them without asking. Most calls need no
     /// request to the store.
     #[default]
     Leased,
@@ -29,7 +29,7 @@ impl SyncMode {
     }
 }
 
-/// What a [`SharedRateLimiter`](crate::SharedRateLimiter) does while its store does not answer.
+/// The behavior of a [`SharedRateLimiter`](crate::SharedRateLimiter) while its store does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outage {

@@ -16,7 +16,7 @@ pub(crate) struct Holders {
 struct Holder {
     permits: u64,
     until: Instant,
-    /// Of the last request.
+    /// The number of the last request.
     number: u64,
 }
 
