@@ -1,4 +1,4 @@
-//! Connections: given ones, and those that are made again in the background.
+//! Connections: given ones, and ones that are reestablished in the background.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, RedisError};
 use tokio::time::{sleep, timeout};
 
-/// Where connections come from. Never waits: a call must not wait for a connection.
+/// A source of connections. Never waits, because a call must not wait for a connection.
 pub(crate) trait Source: Clone + Send + Sync + 'static {
     type Connection: ConnectionLike + Send + 'static;
 
@@ -19,7 +19,7 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn broke(&self, number: u64, error: &dyn std::fmt::Display);
 }
 
-/// A connection of the user, which reconnects by itself if it can.
+/// A connection given by the user, which reconnects on its own if it can.
 #[derive(Clone)]
 pub(crate) struct Given<C>(pub(crate) C);
 
@@ -33,7 +33,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Source for Given<C> {
     fn broke(&self, _: u64, _: &dyn std::fmt::Display) {}
 }
 
-/// A connection that is made again in the background when it breaks.
+/// A connection that is reestablished in the background when it breaks.
 #[derive(Clone)]
 pub(crate) struct Reconnecting {
     inner: Arc<Inner>,
@@ -46,17 +46,17 @@ struct Inner {
 
 enum State {
     Up(MultiplexedConnection, u64),
-    /// A task works on it.
+    /// A task is reconnecting.
     Down(StoreError),
 }
 
-/// How long an attempt to connect may take. A server that was stopped accepts connections and does not answer.
+/// The longest duration of an attempt to connect. A suspended server accepts connections but does not answer.
 const ATTEMPT: Duration = Duration::from_millis(500);
 /// The pause between attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Reconnecting {
-    /// Connects, or has a task go on with that in the background.
+    /// Connects. If that fails, spawns a task that keeps trying in the background.
     pub(crate) async fn new(client: redis::Client) -> (Self, Result<(), RedisError>) {
         let first = attempt(&client).await;
         let (state, result) = match first {
@@ -75,7 +75,7 @@ impl Reconnecting {
         (this, result)
     }
 
-    /// Makes a connection in the background, until it succeeds or the store is gone.
+    /// Reconnects in the background, until it succeeds or the store is dropped.
     fn reconnect(&self, number: u64) {
         let (inner, client) = (Arc::downgrade(&self.inner), self.inner.client.clone());
         tokio::spawn(async move {
@@ -108,8 +108,8 @@ impl Inner {
     }
 }
 
-/// How long the client itself waits for an answer. [`RedisStoreBuilder`](crate::RedisStoreBuilder) has the timeout
-/// that counts; this one only must not be shorter.
+/// The client's own response timeout. It must not be shorter than that of
+/// [`RedisStoreBuilder`](crate::RedisStoreBuilder), which is the one that applies.
 const NEVER: Duration = Duration::from_secs(3600);
 
 async fn attempt(client: &redis::Client) -> Result<MultiplexedConnection, RedisError> {

@@ -1,5 +1,5 @@
 -- Sets how many permits of KEYS[1] an instance holds. ARGV: instance, limit, permits, in use, ttl in milliseconds, number
--- of the request. The value of a field is the permits, the time, in milliseconds, at which they are free again, and the
+-- of the request. The value of a field is the number of permits, the time at which they expire, in milliseconds, and the
 -- number of the last request.
 local key, instance = KEYS[1], ARGV[1]
 local limit, permits, in_use, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])

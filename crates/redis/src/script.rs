@@ -37,7 +37,7 @@ impl Scripts {
     }
 }
 
-/// A request of a limit, with the way back of its answer.
+/// A request of a limit, with the reply for its answer.
 pub(crate) enum Request {
     Take(Vec<Take>, Reply<Vec<Taken>>),
     Hold(Hold, Reply<Held>),
@@ -45,8 +45,8 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    /// The command that executes it: by the hash of its script, or with the script itself, which the
-    /// server then knows.
+    /// Returns the command that executes the request: by the hash of its script, or with the script itself, which the
+    /// server then caches.
     pub(crate) fn command(&self, scripts: &Scripts, prefix: &str, by_hash: bool) -> Cmd {
         let body = match self {
             Self::Take(..) => &scripts.take,
@@ -105,7 +105,7 @@ impl Request {
         command
     }
 
-    /// Sends the answer on its way.
+    /// Sends the answer.
     pub(crate) fn answer(self, value: &Value) {
         match self {
             Self::Take(takes, reply) => send(reply, taken(value, takes.len())),
@@ -120,7 +120,7 @@ impl Request {
         }
     }
 
-    /// Sends an error on its way.
+    /// Sends an error.
     pub(crate) fn fail(self, error: StoreError) {
         match self {
             Self::Take(_, reply) => send(reply, Err(error)),
@@ -130,7 +130,7 @@ impl Request {
     }
 }
 
-/// Wakers and observers of users run in the reply. One that panics must not end the task of all requests; the
+/// Sends a reply, which runs wakers and observers of users. A panic in one must not end the task of all requests; the
 /// panic hook has reported it.
 fn send<T>(reply: Reply<T>, answer: Result<T, StoreError>) {
     drop(catch_unwind(AssertUnwindSafe(|| reply.send(answer))));
@@ -158,7 +158,7 @@ fn all_integers(value: &Value) -> Result<Vec<u64>, StoreError> {
 
 fn integers<const N: usize>(value: &Value) -> Result<[u64; N], StoreError> {
     let integers = all_integers(value)?;
-    let wrong = |_| StoreError::new("the script answered with another number of values");
+    let wrong = |_| StoreError::new("the script returned an unexpected number of values");
     integers.try_into().map_err(wrong)
 }
 
@@ -166,7 +166,7 @@ fn taken(value: &Value, takes: usize) -> Result<Vec<Taken>, StoreError> {
     let integers = all_integers(value)?;
     if integers.len() != 5 * takes + 1 {
         return Err(StoreError::new(
-            "the script answered with another number of values",
+            "the script returned an unexpected number of values",
         ));
     }
     let now = StoreTime::from_micros(integers[5 * takes]);

@@ -9,8 +9,8 @@ use crate::store::RedisStoreBuilder;
 
 /// Settings of a [`RedisStore`](crate::RedisStore), by the setters of [`RedisStoreBuilder`]. Feature `config`.
 ///
-/// A key that is not given is as it is by default. Unknown keys are errors when it is deserialized. The address of the
-/// server is that of the client, whose crate reads it from a URL.
+/// A key that is not given has its default. Deserializing rejects unknown keys. The address of the server is part of
+/// the client, whose crate reads it from a URL.
 ///
 /// ```
 /// use backstop_redis::{RedisStore, RedisStoreSettings};
@@ -27,13 +27,13 @@ use crate::store::RedisStoreBuilder;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RedisStoreSettings {
-    /// What all keys in Redis begin with.
+    /// The prefix of all keys in Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// How many requests are sent before the first of them is answered.
+    /// The most requests that are sent before the first of them is answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<NonZeroUsize>,
-    /// How long a request may take before the connection counts as broken, such as `1s`.
+    /// The time after which a request without an answer marks the connection as broken, such as `1s`.
     #[serde(skip_serializing_if = "Option::is_none", with = "duration")]
     pub response_timeout: Option<Duration>,
 }
@@ -54,7 +54,7 @@ impl RedisStoreSettings {
     }
 }
 
-/// Durations as in backstop's other settings: texts with a unit, or `unlimited`.
+/// Durations as in backstop's other settings: strings with a unit, or `unlimited`.
 mod duration {
     use std::time::Duration;
 
@@ -80,7 +80,7 @@ mod duration {
         let Some(text) = Option::<String>::deserialize(deserializer)? else {
             return Ok(None);
         };
-        // `0` alone has no unit either.
+        // A bare `0` is accepted too.
         let has_unit = text.trim().parse::<f64>().is_err();
         let parsed = match text.as_str() {
             UNLIMITED => Some(Duration::MAX),

@@ -1,4 +1,4 @@
-//! The store: a task that sends requests, many at a time, and never makes a caller wait.
+//! The store: a task that pipelines requests, and never makes a caller wait.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -37,7 +37,7 @@ impl RedisStore {
         }
     }
 
-    /// Makes a store on a connection of yours, with the default settings. See
+    /// Returns a store on your own connection, with the default settings. See
     /// [`RedisStoreBuilder::build`].
     ///
     /// # Panics
@@ -76,27 +76,27 @@ pub struct RedisStoreBuilder {
 }
 
 impl RedisStoreBuilder {
-    /// What all keys in Redis begin with.
+    /// Sets the prefix of all keys in Redis.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
         self
     }
 
-    /// How many requests are sent before the first of them is answered. Further ones wait.
+    /// Sets the most requests that are sent before the first of them is answered. Further ones wait.
     pub const fn max_in_flight(mut self, requests: NonZeroUsize) -> Self {
         self.max_in_flight = requests;
         self
     }
 
-    /// How long a request may take before the connection counts as broken. Calls do not wait so long: the
-    /// limits have a timeout of their own.
+    /// Sets the time after which a request without an answer marks the connection as broken. Calls do not wait that
+    /// long, because the limits have a timeout of their own.
     pub const fn response_timeout(mut self, timeout: Duration) -> Self {
         self.response_timeout = timeout;
         self
     }
 
-    /// Makes a store on a connection of yours: a `ConnectionManager`, a cluster's connection, or any other
-    /// that reconnects by itself. A `MultiplexedConnection` does not: use [`connect`](Self::connect).
+    /// Builds a store on your own connection: a `ConnectionManager`, a cluster's connection, or any other that
+    /// reconnects on its own. A `MultiplexedConnection` does not: use [`connect`](Self::connect).
     ///
     /// # Panics
     ///
@@ -108,18 +108,18 @@ impl RedisStoreBuilder {
         self.start(Given(connection))
     }
 
-    /// Connects to one server, and again in the background whenever the connection breaks.
+    /// Connects to one server, and reconnects in the background whenever the connection breaks.
     ///
     /// # Errors
     ///
-    /// When the first attempt fails, or takes longer than 500 ms. Use
-    /// [`connect_lazy`](Self::connect_lazy) for a process that is to start without its store.
+    /// When the first attempt fails, or takes longer than 500 ms. Use [`connect_lazy`](Self::connect_lazy) for a
+    /// process that must start even without its store.
     pub async fn connect(self, client: redis::Client) -> Result<RedisStore, RedisError> {
         let (source, result) = Reconnecting::new(client).await;
         result.map(|()| self.start(source))
     }
 
-    /// As [`connect`](Self::connect), but goes on in the background if the first attempt fails. Until it
+    /// Like [`connect`](Self::connect), but keeps trying in the background if the first attempt fails. Until it
     /// succeeds, limits treat the store as lost.
     pub async fn connect_lazy(self, client: redis::Client) -> RedisStore {
         let (source, _) = Reconnecting::new(client).await;
@@ -134,8 +134,8 @@ impl RedisStoreBuilder {
             prefix: self.prefix.unwrap_or_else(|| "backstop:".to_owned()),
             response_timeout: self.response_timeout,
         };
-        // A request must not wait behind all tasks that are ready to run, so the task does not yield to them
-        // while it has requests to send or answers to pass on. Both are bounded by `max_in_flight`.
+        // Requests must not wait behind all tasks that are ready to run, so the task does not yield while it has
+        // requests to send or answers to pass on. Both are bounded by `max_in_flight`.
         tokio::spawn(unconstrained(work(worker, queue, self.max_in_flight.get())));
         RedisStore { requests }
     }
@@ -148,7 +148,7 @@ struct Worker<S> {
     response_timeout: Duration,
 }
 
-/// Sends requests in the order in which they come, until the last store is dropped and all are answered.
+/// Sends requests in the order of their arrival, until the last store is dropped and all are answered.
 async fn work<S: Source>(
     worker: Worker<S>,
     mut queue: mpsc::UnboundedReceiver<Request>,
@@ -198,8 +198,8 @@ impl<S: Source> Worker<S> {
         }
     }
 
-    /// Executes the script by its hash, and if the server does not know it, with its text: once, so that a
-    /// flush or a failover between the two cannot make it fail again.
+    /// Executes the script by its hash. If the server does not know it, sends the script's text instead, in one
+    /// request, so that a flush or a failover in between cannot make it fail again.
     async fn send(
         &self,
         connection: &mut S::Connection,
@@ -227,7 +227,7 @@ fn answer(result: Result<Value, RedisError>) -> Result<Value, RedisError> {
 
 impl RedisStore {
     fn request(&self, request: Request) {
-        // Without the worker, its runtime is gone. Dropped, the request fails.
+        // If the worker is gone, so is its runtime. Then the request is dropped, which reports an error.
         let _ = self.requests.send(request);
     }
 }

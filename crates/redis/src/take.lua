@@ -1,9 +1,10 @@
--- Takes tokens out of the buckets KEYS, all or nothing. The same as `Bucket` in backstop's `store/state`.
--- Seven arguments for each key: microseconds for a token, burst, ask, at least, spent, given back, granted at.
--- Five integers for each key: granted, remaining, retry after, reset after, total; then the time. In microseconds.
+-- Takes tokens out of the buckets KEYS, all or nothing. Computes the same as `Bucket` in backstop's `store/state`.
+-- Takes seven arguments for each key: microseconds per token, burst, ask, at least, spent, given back, granted at.
+-- Returns five integers for each key (granted, remaining, retry after, reset after, total), then the time. All times are
+-- in microseconds.
 local ROUNDING, PROPORTION = 1e-9, 1 + 2 * 2 ^ -52
 local clock = redis.call('TIME')
--- Since 2024, so that a double has room for shares of a microsecond.
+-- Counted from 2024, so that a double has room for fractions of a microsecond.
 local now = (tonumber(clock[1]) - 1704067200) * 1000000 + tonumber(clock[2])
 local buckets, grants = {}, true
 
@@ -11,11 +12,11 @@ for i, key in ipairs(KEYS) do
   local a = (i - 1) * 7
   local token, burst = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
   local full = token * burst
-  -- What is missing in the bucket, as the time that refills it; when that was; tokens granted so far.
+  -- The tokens missing in the bucket, as the time that refills them; the time of that state; tokens granted so far.
   local missing, at, total = 0, now, 0
   local value = redis.call('GET', key)
   if value then
-    -- A value of another form is none.
+    -- A value of another form counts as no value.
     local m, t, n = string.match(value, '^(%d[%d.e+-]*) (%d+) (%d+)$')
     m = m and tonumber(m)
     if m then
@@ -48,7 +49,7 @@ for i, key in ipairs(KEYS) do
   missing = math.min(missing + granted * token, full)
   total = total + granted
   if missing > 0 then
-    -- Until it is full again, when it is as good as none, and a second.
+    -- Expires a second after the bucket is full, when it is equal to a new one.
     local life = math.ceil(missing / 1000) + 1000
     redis.call('SET', key, string.format('%.17g %.0f %.0f', missing, now, total), 'PX', string.format('%.0f', life))
   elseif value then
