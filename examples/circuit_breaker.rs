@@ -1,10 +1,10 @@
-//! A dependency that dies and comes back, seen through a circuit breaker.
+//! A dependency that fails and recovers, seen through a circuit breaker.
 //!
 //! ```text
 //! cargo run --example circuit_breaker
 //! ```
 //!
-//! Simulates a minute in virtual time, so it ends at once and always prints the same.
+//! Simulates a minute in virtual time, so it ends at once and always prints the same output.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         pin_mut!(traffic);
         let watch = watch(&clock, transitions, &counts);
         pin_mut!(watch);
-        // The stream ends with the breaker, which outlives this block, so the traffic ends first.
+        // The traffic always ends first: the stream ends with the breaker, which outlives this block.
         if let Either::Right(_) = select(traffic, watch).await {
             unreachable!("the breaker exists");
         }
@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 async fn traffic(clock: &ManualClock, breaker: &CircuitBreaker, counts: &CallCounts) {
     while seconds(clock) < END {
         let call = breaker.call(|| dependency(clock));
-        // A call takes less than the interval.
+        // A call is shorter than the interval.
         let (result, ()) = join(call, clock.sleep(SECOND / 4)).await;
         counts.count(&result);
     }

@@ -4,10 +4,10 @@
 //! cargo run --release --example http_server
 //! ```
 //!
-//! Every answer carries the IETF's fields (draft-ietf-httpapi-ratelimit-headers): what is allowed in
-//! `RateLimit-Policy`, what is left of it in `RateLimit`. A rejection is `429 Too Many Requests` with
-//! `Retry-After`. One client keeps to its rate, one sends as fast as it can, and one does the same
-//! under a backstop `Retry` that waits as long as the server states. Ends by itself after a few seconds.
+//! Every answer has the IETF's fields (draft-ietf-httpapi-ratelimit-headers): the limit in `RateLimit-Policy`, and the
+//! remaining quota in `RateLimit`. A rejection is `429 Too Many Requests` with `Retry-After`. One client keeps to its
+//! rate, one sends as fast as it can, and one does the same under a backstop `Retry` that waits as long as the server
+//! states. Ends after a few seconds.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -49,7 +49,7 @@ impl Server {
     fn new() -> Result<Self, ConfigError> {
         let per_client = KeyedRateLimiter::builder()
             .quota(Quota::per_second(RATE).burst(BURST))
-            // A flood of made-up names ends up in one bucket, and in no more memory than this.
+            // A flood of invented names shares one bucket, so it takes no more memory than this.
             .max_keys(10_000)
             .clock(TokioClock)
             .build()?;
@@ -67,7 +67,7 @@ impl Server {
                         let response = server.answer(&request, peer);
                         async { Ok::<_, Infallible>(response) }
                     });
-                    // An error here is a client that went away.
+                    // An error here is a client that disconnected.
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
@@ -99,12 +99,11 @@ impl Server {
 
 /// Writes a decision into the headers of the answer.
 ///
-/// The fields count in whole seconds. Rounding up is the safe side: a client that comes back then
-/// finds a token.
+/// The fields have whole seconds. They are rounded up, so that a client that returns then finds a token.
 fn describe(decision: &Decision, headers: &mut HeaderMap) {
     // The bucket holds what its rate earns in this window.
     let policy = format!("\"client\";q={BURST};w={}", BURST.div_ceil(RATE));
-    // After a rejection the draft wants `t` to name the same moment as Retry-After.
+    // After a rejection, the draft requires `t` to state the same time as `Retry-After`.
     let reset = whole_seconds(decision.retry_after.unwrap_or(decision.reset_after));
     let state = format!("\"client\";r={};t={reset}", decision.remaining);
     for (name, value) in [(POLICY, policy), (STATE, state)] {
@@ -128,7 +127,7 @@ type Http = Client<HttpConnector, Empty<Bytes>>;
 #[derive(Debug)]
 enum HttpError {
     Connection,
-    /// Rejected, with the seconds after which to come back.
+    /// Rejected, with the time after which to retry.
     TooMany(Option<Duration>),
 }
 
@@ -189,7 +188,7 @@ async fn steady(http: &Http, address: SocketAddr) -> Result<Counts, Box<dyn StdE
     Ok(counts)
 }
 
-/// Sends the next request when the last one is answered, whatever the answer.
+/// Sends the next request as soon as the last one is answered, whatever the answer.
 async fn greedy(http: &Http, address: SocketAddr) -> Result<Counts, Box<dyn StdError>> {
     let mut counts = Counts::default();
     for _ in 0..20 {
@@ -198,7 +197,7 @@ async fn greedy(http: &Http, address: SocketAddr) -> Result<Counts, Box<dyn StdE
     Ok(counts)
 }
 
-/// Greedy, but with a policy that does what `Retry-After` says: everything arrives in the end.
+/// Like `greedy`, but under a policy that obeys `Retry-After`, so every request succeeds in the end.
 async fn as_told(http: &Http, address: SocketAddr) -> Result<Counts, Box<dyn StdError>> {
     let stack = (
         Retry::builder().max_attempts(5).build()?,
@@ -255,7 +254,7 @@ async fn get(http: &Http, address: SocketAddr, client: &str) -> Result<(), HttpE
     let request = request(address, client).map_err(|_| HttpError::Connection)?;
     let response = http.request(request).await.map_err(connection)?;
     let (status, after) = (response.status(), retry_after(response.headers()));
-    // To its end, so that the connection can be used again.
+    // Read to the end, so that the connection can be reused.
     response
         .into_body()
         .collect()

@@ -1,13 +1,13 @@
-//! Limits per customer, by tier, in front of a backend that takes one job at a time.
+//! Limits per customer, by tier, in front of a backend that runs one job at a time.
 //!
 //! ```sh
 //! cargo run --release --example rate_limiter
 //! ```
 //!
-//! Three things can happen to a call that comes too early, and each has its place here:
+//! Three things can happen to a call that comes too early, and each has an example here:
 //!
-//! * **dropped**: a free customer's call is rejected at once, with the time to come back;
-//! * **queued**: a paying customer's call waits for its turn, but only for so long;
+//! * **dropped**: a free customer's call is rejected at once, with the time after which to retry;
+//! * **queued**: a paying customer's call waits for its turn, but only for a limited time;
 //! * **shaped**: admitted calls go to the backend one at a time, without bursts.
 //!
 //! Ten seconds of traffic in virtual time: the output is the same on every machine.
@@ -18,7 +18,7 @@ use std::time::Duration;
 use backstop::{Clock, ConfigError, Instant, KeyedRateLimiter, ManualClock, Quota, RateLimiter};
 use futures::future::join_all;
 
-/// What a customer has paid for.
+/// The tier of a customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tier {
     Free,
@@ -35,7 +35,7 @@ impl Tier {
         }
     }
 
-    /// How long a call that comes too early waits for its turn.
+    /// Returns how long a call that comes too early waits for its turn.
     fn patience(self) -> Duration {
         match self {
             Self::Free => Duration::ZERO,
@@ -56,7 +56,7 @@ impl Tier {
 struct Customer {
     name: &'static str,
     tier: Tier,
-    /// When the calls come: so many, one every so often, from then on.
+    /// The traffic: groups of calls, one after another.
     traffic: &'static [Traffic],
 }
 
@@ -91,7 +91,7 @@ const CUSTOMERS: &[Customer] = &[
     },
 ];
 
-/// What became of one call.
+/// The result of one call.
 struct Call {
     customer: usize,
     came: Instant,
@@ -99,7 +99,7 @@ struct Call {
 }
 
 enum Fate {
-    /// Admitted, and when it went to the backend.
+    /// Admitted, and sent to the backend at this time.
     Sent {
         admitted: Instant,
         sent: Instant,
@@ -173,9 +173,9 @@ fn main() -> Result<(), ConfigError> {
 
     print_customers(&calls);
     print_traffic(start, &calls);
-    // Calls do this over time.
+    // Calls evict idle keys over time.
     per_customer.evict_idle();
-    println!("\nCustomers the limiter remembers, as their buckets are not full again yet:");
+    println!("\nCustomers that the limiter still tracks, because their buckets are not full again:");
     let mut entries = Vec::new();
     per_customer.for_each(|customer, decision| entries.push((customer.clone(), decision)));
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -237,7 +237,7 @@ fn print_customers(calls: &[Call]) {
     }
 }
 
-/// Calls per quarter of a second: as they came, as they were admitted, as they were sent.
+/// Prints the calls per quarter of a second: as they arrived, as they were admitted, as they were sent.
 fn print_traffic(start: Instant, calls: &[Call]) {
     const SLICES: usize = 44;
     const SLICE: u64 = 250;

@@ -1,14 +1,13 @@
-//! Two threads hammer a token bucket for a second of real time, and what got through is compared
-//! with what should have: rate × time + burst, never more, and at least 0.995 of it.
+//! Two threads hammer a token bucket for a second of real time. The number of admitted calls is compared with the exact
+//! one: rate × time + burst, never more, and at least 0.995 of it.
 //!
 //! ```sh
 //! cargo run --release --example rate_limiter_exactness
 //! ```
 //!
-//! It ends with an error when that does not hold, also on a machine that is busy with something else.
-//! The time is that from the first decision to the last, and both are known only to lie between two
-//! readings of the clock. So what got through is compared twice: with what the longest time allows,
-//! and with what the shortest one owes.
+//! Fails if that does not hold, even on a busy machine. The time runs from the first decision to the last, and each of
+//! the two is only known to lie between two readings of the clock. So the admitted calls are compared twice: with the
+//! most that the longest time allows, and with the least that the shortest time earns.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -27,7 +26,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     );
     let mut exact = true;
     for (rate, stripes) in [(1_000_000, 1), (1_000_000, 2), (10_000, 1), (10_000, 2)] {
-        // A second's worth, so that being held up by other programs costs no tokens.
+        // A second's worth, so that preemption by other programs costs no tokens.
         let burst = rate;
         let limiter = RateLimiter::builder()
             .quota(Quota::per_second(rate).burst(burst))
@@ -58,7 +57,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     })
 }
 
-/// How many calls got through, and what is known about the time from the first to the last.
+/// The number of admitted calls, and the bounds of the time from the first to the last.
 struct Run {
     admitted: u64,
     at_most: Duration,
@@ -98,8 +97,8 @@ fn hammer(limiter: &RateLimiter) -> Result<Run, Box<dyn Error>> {
     });
     let done = done.map_err(|_| "a thread panicked")?;
     let mut admitted = done.iter().map(|(_, admitted)| admitted).sum();
-    // Where other programs hold a thread up, there is something left at the end. The last call is
-    // the first one that finds nothing.
+    // If other programs preempt a thread, some tokens are left at the end. The last call is the first one that finds
+    // none.
     let last = loop {
         let last = call(limiter);
         if !last.admitted {

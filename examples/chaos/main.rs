@@ -5,9 +5,9 @@
 //! ```
 //!
 //! A shop shows prices, which come from another service. The hypothesis is that its pages survive a bad day of that
-//! service. Faults are injected next to the operation, into a capped share of the calls, and switched while calls
-//! run. Two clients are put to the test: one with a retry alone, and backstop's `Standard`. Everything happens in
-//! virtual time, and the same way each time.
+//! service. Faults are injected next to the operation, into a capped share of the calls, and changed while calls run.
+//! Two clients are tested: one with only a retry, and backstop's `Standard`. Everything runs in virtual time, and gives
+//! the same results each time.
 
 mod shop;
 
@@ -18,7 +18,7 @@ use backstop::chaos::{Fault, Switch};
 
 use self::shop::{Client, Day};
 
-/// What must hold on every day.
+/// The conditions that must hold on every day.
 struct Hypothesis {
     good: f64,
     p99: Duration,
@@ -100,7 +100,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("\nfindings:");
     println!(
-        "* Without an attempt timeout the late calls are the p99: the retry never learns of them."
+        "* Without an attempt timeout the late calls determine the p99: the retry never sees them."
     );
     println!(
         "* When everything fails no client has good answers, but the retry alone triples the load;"

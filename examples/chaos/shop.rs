@@ -1,4 +1,4 @@
-//! The shop, the service with the prices, and the calls of a day.
+//! The shop, the price service, and the calls of a day.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use backstop::{
 use futures::future::join_all;
 
 const CALLS: u32 = 4000;
-/// One page is shown every so often.
+/// Interval between two pages.
 const EVERY: Duration = Duration::from_millis(10);
-/// How long a price takes.
+/// Time that the service takes for a price.
 const PRICE: Duration = Duration::from_millis(20);
 
 /// A client under test.
@@ -53,7 +53,7 @@ impl Day {
     }
 }
 
-/// A price has not come.
+/// The price was not returned.
 #[derive(Debug)]
 struct NoPrice;
 
@@ -65,7 +65,7 @@ pub(crate) fn day(
     let clock = ManualClock::new();
     let chaos = Chaos::builder()
         .error(0.0, || NoPrice)
-        // An experiment in production would start with a small share of the calls.
+        // In production, begin with a small share of the calls.
         .max_share(1.0)
         .seed(1)
         .clock(clock.clone())
@@ -88,7 +88,7 @@ pub(crate) fn day(
         }
     };
     let mut day = calls(&clock, &policy);
-    // Those that get a fault would have been requests too.
+    // Replaced calls would have been requests too.
     day.requests = attempts.snapshot().calls;
     Ok(day)
 }

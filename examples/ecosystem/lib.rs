@@ -1,6 +1,7 @@
 //! Recipes for backstop with other crates: see the examples of this package.
 //!
-//! The pages of `docs/migrate` are tests here: our code, and that of the peers, which the library's own tests ignore.
+//! The pages of `docs/migrate` are tests here: our code, and the code of the peers, which the library's own tests
+//! ignore.
 
 /// The code of a page.
 macro_rules! pages {

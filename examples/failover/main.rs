@@ -5,8 +5,8 @@
 //! ```
 //!
 //! The client has the three as `Endpoints` inside a retry: attempts of one call go to different nodes, a node that
-//! fails is ejected, a slow one gets few calls, and one that returns is eased in. Printed is, for each half
-//! second, where the attempts went and what the callers saw.
+//! fails is ejected, a slow node gets few calls, and a returning node has a slow start. For each half second, the
+//! example prints where the attempts went and the results of the calls.
 
 mod server;
 
@@ -29,12 +29,12 @@ use self::server::Server;
 type Http = Client<HttpConnector, Empty<Bytes>>;
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// One call starts every so often, whether or not those before have ended.
+/// Interval between the starts of two calls, whether or not earlier ones have ended.
 const EVERY: Duration = Duration::from_millis(4);
 const SLICE: Duration = Duration::from_millis(500);
 const SLICES: usize = 12;
 
-/// What happens at the start of a slice.
+/// The changes at the starts of slices.
 const SCRIPT: [(usize, &str); 4] = [
     (2, "a dies"),
     (5, "b is 30 times slower"),
@@ -42,7 +42,7 @@ const SCRIPT: [(usize, &str); 4] = [
     (10, "b is fast again"),
 ];
 
-/// What happened in one slice.
+/// Counts of one slice.
 #[derive(Default)]
 struct Slice {
     /// Attempts that went to each node.
@@ -124,7 +124,7 @@ async fn main() -> Result<(), BoxError> {
         .node("a", (0, a.address()))
         .node("b", (1, b.address()))
         .node("c", (2, c.address()))
-        // One of three may be ejected, and is probed again soon: the example lasts seconds.
+        // One of three nodes may be ejected, and is probed again soon, because the example lasts only seconds.
         .max_ejected(0.34)
         .eject_after(3)
         .base_ejection(Duration::from_millis(700))

@@ -1,4 +1,4 @@
-//! A real HTTP server on a loopback port that can die, return, and be slow.
+//! A real HTTP server on a loopback port that can be killed, restarted, and slowed down.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,7 +21,7 @@ const SLOW: Duration = Duration::from_millis(120);
 pub(crate) struct Server {
     address: SocketAddr,
     slow: Arc<AtomicBool>,
-    /// Dropped, it ends the server and its connections.
+    /// Dropping it ends the server and its connections.
     life: Mutex<Option<watch::Sender<()>>>,
 }
 

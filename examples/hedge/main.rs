@@ -1,12 +1,11 @@
-//! What a hedge does to the slow tail of a real HTTP server, and what it costs.
+//! The effect of a hedge on the slow tail of a real HTTP server, and its cost.
 //!
 //! ```sh
 //! cargo run --release --example hedge
 //! ```
 //!
-//! One answer in a hundred takes 100 times longer than the others. Three clients send the same calls at the same
-//! rate: one waits, one sends a copy after a fixed delay, and one states the price and nothing else: at most 2 %
-//! more requests.
+//! One answer in a hundred takes 100 times longer than the others. Three clients send the same calls at the same rate:
+//! one waits, one sends a copy after a fixed delay, and one only limits the extra load to 2 % of the requests.
 
 mod server;
 
@@ -25,14 +24,14 @@ use hyper_util::rt::TokioExecutor;
 use self::server::{FAST, Server};
 
 const CALLS: u32 = 2000;
-/// One call starts every so often, whether or not those before have ended.
+/// Interval between the starts of two calls, whether or not earlier ones have ended.
 const EVERY: Duration = Duration::from_millis(3);
-/// Calls at the start that are not measured: the hedge knows no latencies yet, and connections are opened.
+/// Calls at the start that are not measured: the hedge has no latencies yet, and connections are being opened.
 const WARM_UP: usize = 300;
 
 type Http = Client<HttpConnector, Empty<Bytes>>;
 
-/// What one client saw.
+/// The results of one client.
 struct Run {
     name: &'static str,
     /// Sorted.
@@ -134,7 +133,7 @@ fn column(took: Duration) -> usize {
     ((decades * 20.0).max(0.0) as usize).min(COLUMNS - 1)
 }
 
-/// A bar for each count, twice as many calls being one step higher.
+/// Returns a bar for each count. Each step in height doubles the count.
 fn bars(counts: &[usize]) -> String {
     const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let steps = |count: usize| (usize::BITS - count.leading_zeros()) as usize;

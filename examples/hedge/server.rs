@@ -16,7 +16,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use tokio::net::TcpListener;
 
-/// How long an answer takes, and how long one in a hundred takes.
+/// Time that an answer takes, except for one in a hundred.
 pub(crate) const FAST: Duration = Duration::from_millis(5);
 const SLOW: Duration = Duration::from_millis(500);
 
@@ -54,7 +54,7 @@ impl Server {
 
     async fn answer(&self) -> Result<Response<Full<Bytes>>, Infallible> {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        // The same for the same number, so that each client meets the same server.
+        // Depends only on the number, so that each client meets the same server.
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(self.seed.wrapping_add(number));
         let takes = if rng.random_range(0..100) == 0 {
             SLOW

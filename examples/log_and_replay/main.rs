@@ -1,12 +1,12 @@
-//! A payment service is down. The payments are kept in files, and sent when it is back, although the
-//! process that keeps them is killed twice.
+//! A payment service is down. The payments are stored in files, and sent once it is up again, although the process that
+//! stores them is killed twice.
 //!
 //! ```sh
 //! cargo run --release --example log_and_replay --features dead-letter-file
 //! ```
 //!
-//! The program is the payment service. It starts itself once more as the shop, and kills the shop with
-//! SIGKILL: once while it stores payments, once while it replays them.
+//! This program is the payment service. It starts itself once more as the shop, and kills the shop with SIGKILL: once
+//! while it stores payments, once while it replays them.
 
 mod service;
 mod shop;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use self::service::Service;
 
 const PAYMENTS: usize = 600;
-/// When the shop is killed: after so many lines of its output.
+/// Number of lines of output after which the shop is killed.
 const KILL_SALES_AT: usize = 250;
 const KILL_REPLAY_AT: usize = 200;
 
@@ -77,7 +77,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs the shop, and kills it after so many lines of output. Returns how many there were.
+/// Runs the shop, and kills it after this many lines of output. Returns the number of lines.
 async fn run_shop(
     role: &str,
     folder: &Path,

@@ -1,4 +1,4 @@
-//! The payment service: one line in with a key and an amount, one line out.
+//! The payment service: reads a line with a key and an amount, and answers with a line.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Charges each key once, however often it comes.
+/// Charges each key once, however often it is sent.
 pub(crate) struct Service {
     address: SocketAddr,
     is_up: AtomicBool,

@@ -1,4 +1,4 @@
-//! The shop: sells, and keeps the payments that the service does not take.
+//! The shop: sells, and stores the payments that the service does not accept.
 
 use std::error::Error;
 use std::io;
@@ -29,7 +29,7 @@ pub(crate) fn open(folder: &Path) -> Result<DeadLetterQueue<Payment>, Box<dyn Er
         .build()?)
 }
 
-/// Sells, and prints a line for each payment that is charged or safe.
+/// Sells, and prints a line for each payment that is charged or stored.
 pub(crate) async fn sell(
     folder: &str,
     address: &str,

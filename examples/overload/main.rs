@@ -1,8 +1,8 @@
 //! A server under overload, and the effect of each protection.
 //!
-//! A simulated server has a capacity of 2000 requests per second. Clients offer half of that to three times that, and
-//! give up after 100 ms. The server does the work nevertheless. One call in four is important. Everything runs in
-//! virtual time. For each protection and load, the table has:
+//! A simulated server has a capacity of 2000 requests per second. Clients offer from half of that to three times as
+//! much, and give up after 100 ms. The server does their work nevertheless. One call in four is important. Everything
+//! runs in virtual time. For each protection and load, the table has:
 //!
 //! * `good`: goodput, the answers in time, in percent of the capacity;
 //! * `p99`: the 99th percentile of their latency in ms, or `-` if no answer was in time;
@@ -105,7 +105,7 @@ fn on(
     Ok((Some(builder.clock(clock.clone()).build()?), None))
 }
 
-/// More often than the default of a minute: a run is ten seconds.
+/// More frequent than the default of a minute, because a run lasts ten seconds.
 const fn calibration() -> Calibration {
     Calibration::every(Duration::from_secs(5)).samples(20)
 }

@@ -62,7 +62,7 @@ const PANEL: (f64, f64) = (100.0, 90.0);
 const GAP: (f64, f64) = (14.0, 44.0);
 const MAX_LOAD: f64 = 3.0;
 
-/// Draws all curves. Each panel highlights one of them and has the others in gray.
+/// Draws all curves. Each panel highlights one of them and shows the others in gray.
 pub(crate) fn svg(curves: &[Curve]) -> String {
     let width = LEFT + curves.len() as f64 * (PANEL.0 + GAP.0);
     let height = TOP + ROWS.len() as f64 * (PANEL.1 + GAP.1);

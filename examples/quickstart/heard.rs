@@ -1,4 +1,4 @@
-//! What the policies did, counted from their events.
+//! Counts of the actions of the policies, from their events.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! A flaky HTTP server and a client, first bare, then under backstop's `Standard` stack.
+//! A flaky HTTP server and a client, first without policies, then under backstop's `Standard` stack.
 //!
 //! ```sh
 //! cargo run --release --example quickstart             # a table, and what each policy did
@@ -6,8 +6,8 @@
 //! cargo run --release --example quickstart -- --check  # fails if a target is missed
 //! ```
 //!
-//! The server has latency spikes, answers `503` with `Retry-After`, resets connections, and is down
-//! for a third of a second. Both runs meet the same script.
+//! The server has latency spikes, answers `503` with `Retry-After`, resets connections, and is down for a third of a
+//! second. Both runs face the same script.
 
 mod heard;
 mod report;
@@ -38,19 +38,19 @@ use self::server::Server;
 
 const SEED: u64 = 42;
 const CALLS: u32 = 2000;
-/// One call starts every so often, whether or not those before have ended.
+/// Interval between the starts of two calls, whether or not earlier ones have ended.
 const EVERY: Duration = Duration::from_micros(2500);
 
-/// What can go wrong with a request.
+/// Errors of a request.
 #[derive(Debug)]
 enum HttpError {
-    /// No answer, or half of one.
+    /// No answer, or a part of one.
     Connection,
-    /// An answer that is not good, and how long the server wants to be left alone.
+    /// An error status, and the wait that the server asked for.
     Status(u16, Option<Duration>),
 }
 
-/// What such an error means to the policies.
+/// Returns the verdict of an error for the policies.
 fn verdict(error: &HttpError) -> Verdict {
     match error {
         HttpError::Connection => Verdict::transient(),
@@ -60,10 +60,10 @@ fn verdict(error: &HttpError) -> Verdict {
     }
 }
 
-/// How long the server wants to be left alone when it is busy.
+/// The wait that the server asks for when it is busy.
 const HINT: Duration = Duration::from_secs(1);
 
-/// The time of a call, and that of one attempt.
+/// The time limits of a call and of an attempt.
 const TOTAL: Duration = Duration::from_secs(3);
 const ATTEMPT: Duration = Duration::from_millis(150);
 
@@ -73,18 +73,18 @@ type Stack = (Standard, ClassifyErrors<fn(&HttpError) -> Verdict>);
 fn stack(heard: &Arc<Heard>) -> Result<Stack, ConfigError> {
     let heard = heard.clone();
     let retry = Retry::builder()
-        // An open circuit rejects some: they count too, and cost the server nothing.
+        // An open circuit rejects some attempts, which count too but cost the server nothing.
         .max_attempts(12)
         .backoff(Backoff::exponential(Duration::from_millis(150)))
-        // A circuit that is open for less than the call has left is waited out.
+        // Waits until a circuit is half-open, if the call has enough time left.
         .retry_open_circuit(true);
-    // After ten failures in a row the server gets a rest, and then a few probes.
+    // After ten consecutive failures the circuit opens, and then admits a few probes.
     let breaker = CircuitBreaker::builder()
         .trip_on(Trip::consecutive(10))
         .break_for(Backoff::fixed(Duration::from_millis(100)));
     let standard = Standard::builder()
         .name("hello")
-        // What the server has agreed to.
+        // The rate that was agreed with the server.
         .quota(Quota::per_second(1000).burst(100))
         .total_timeout(TOTAL)
         .retry(retry)
@@ -127,7 +127,7 @@ impl Api {
     }
 }
 
-/// Calls a server of its own at a fixed rate, through `policy`.
+/// Starts a server and calls it at a fixed rate, through `policy`.
 async fn run(
     policy: BoxPolicy<Bytes, HttpError>,
     bar: &ProgressBar,
@@ -154,7 +154,7 @@ async fn run(
     Ok(Run::new(calls.await, server.counts()))
 }
 
-/// Why a policy ended the call, if one did.
+/// Returns why a policy ended the call, if one did.
 fn reason(error: Option<Error<HttpError>>) -> Option<&'static str> {
     match error? {
         Error::TimedOut(_) => Some("timed_out"),

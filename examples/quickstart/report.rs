@@ -1,4 +1,4 @@
-//! What a run of calls looked like, for people and for programs.
+//! The results of a run, as a table and as JSON.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use super::heard::Heard;
 use super::server::Counts;
 use super::{ATTEMPT, TOTAL};
 
-/// One call: whether the answer was good, whether it began in the outage, how long it took, and which rejection or
-/// timeout ended it.
+/// One call: whether the answer was good, whether the call began during the outage, how long it took, and which
+/// rejection or timeout ended it.
 pub(crate) struct Call {
     pub(crate) good: bool,
     pub(crate) outage: bool,
@@ -42,7 +42,7 @@ impl Run {
             * 1e3
     }
 
-    /// The median of good answers outside the outage: an error that comes at once is no fast answer.
+    /// Returns the median of good answers outside the outage. An error that is returned at once is not a fast answer.
     fn usual_ms(&self) -> f64 {
         let good = self.calls.iter().filter(|call| call.good && !call.outage);
         let took: Vec<_> = good.map(|call| call.took).collect();
@@ -54,7 +54,7 @@ impl Run {
         self.requests.total() as f64 / self.calls.len() as f64
     }
 
-    /// Requests outside the outage, also those of calls that began in it, for each call that began outside.
+    /// Returns the requests outside the outage, including those of calls that began in it, per call that began outside.
     fn sent_per_call_outside_the_outage(&self) -> f64 {
         let calls = self.calls.iter().filter(|call| !call.outage).count();
         (self.requests.total() - self.requests.down) as f64 / calls as f64
@@ -81,7 +81,7 @@ impl Run {
     }
 }
 
-/// The targets of the run under backstop that it has missed.
+/// Returns the targets that the run under backstop has missed.
 pub(crate) fn missed(bare: &Run, backstop: &Run) -> Vec<&'static str> {
     let slower = backstop.usual_ms() - bare.usual_ms();
     let targets = [
@@ -96,14 +96,14 @@ pub(crate) fn missed(bare: &Run, backstop: &Run) -> Vec<&'static str> {
     missed.map(|(target, _)| target).collect()
 }
 
-/// One JSON object with both runs.
+/// Returns one JSON object with both runs.
 pub(crate) fn json(bare: &Run, backstop: &Run) -> Value {
     let mut with_failed = backstop.json();
     with_failed["failed"] = json!(backstop.failed());
     json!({ "bare": bare.json(), "backstop": with_failed, "missed": missed(bare, backstop) })
 }
 
-/// A table that can be read at a glance.
+/// Returns a table of both runs.
 pub(crate) fn table(bare: &Run, backstop: &Run) -> String {
     let mut text = format!("{:>28} {:>10} {:>10}\n", "", "bare", "backstop");
     type Cell = fn(&Run) -> String;
@@ -132,7 +132,7 @@ pub(crate) fn table(bare: &Run, backstop: &Run) -> String {
     text
 }
 
-/// What the server did, and what each policy did about it: one line each.
+/// Returns what the server did, and what each policy did about it, one line each.
 pub(crate) fn story(backstop: &Run, heard: &Heard) -> String {
     let sent = &backstop.requests;
     let lines = [

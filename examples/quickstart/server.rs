@@ -16,13 +16,13 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use tokio::net::{TcpListener, TcpStream};
 
-/// When nothing works, from the server's start.
+/// When the server is down, from its start.
 const OUTAGE: std::ops::Range<Duration> = Duration::from_millis(2000)..Duration::from_millis(2300);
 
 /// Answers that take this long are spikes.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// What happens to one request.
+/// The fate of one request.
 enum Fate {
     Answer { after: Duration },
     Busy,
@@ -30,7 +30,7 @@ enum Fate {
     Reset,
 }
 
-/// What became of the requests.
+/// Counts of requests by their fate.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) good: u64,
@@ -46,8 +46,8 @@ impl Counts {
     }
 }
 
-/// Counts requests, and decides what happens to each: the same for the same seed, but for the
-/// outage, which comes by time.
+/// Counts requests, and decides the fate of each. The fates depend only on the seed, except for the outage, which
+/// depends on time.
 pub(crate) struct Server {
     seed: u64,
     started: Instant,
@@ -70,12 +70,12 @@ impl Server {
         Ok((server, address))
     }
 
-    /// What became of the requests that have arrived.
+    /// Returns the counts of the requests so far.
     pub(crate) fn counts(&self) -> Counts {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nothing works now.
+    /// Returns whether the server is down now.
     pub(crate) fn is_down(&self) -> bool {
         OUTAGE.contains(&self.started.elapsed())
     }
@@ -100,7 +100,7 @@ impl Server {
 
     async fn serve(self: Arc<Self>, stream: TcpStream) {
         let service = service_fn(|_: Request<Incoming>| self.answer());
-        // An error here is the connection that the script has reset, or a client that went away.
+        // An error here is a connection that the script has reset, or a client that disconnected.
         let _ = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .serve_connection(TokioIo::new(stream), service)

@@ -1,5 +1,5 @@
-//! What decisions cost, all in one run: the local limiter, a call inside a lease, one rejected locally, one
-//! without the store, and decisions that take a trip, ours and written by hand on the same client.
+//! The cost of decisions, all in one run: the local limiter, a call inside a lease, one rejected locally, one without
+//! the store, and decisions that take a trip, by this crate and by a script on the same client.
 //!
 //! Starts a `redis-server` of its own. Prints the best and the median of several rounds, in which the candidates
 //! take turns.
@@ -19,7 +19,7 @@ use backstop_redis::RedisStore;
 use server::Server;
 
 const ROUNDS: usize = 15;
-/// Calls of a round that spend tokens of a lease.
+/// Number of calls per round that spend tokens of a lease.
 const FEW: u32 = 10_000;
 
 /// A candidate: its name, and the nanoseconds a call took in each round.
@@ -64,7 +64,7 @@ impl Candidate {
     }
 }
 
-/// As a program would do it without this crate: a token bucket in a script, a trip for each decision.
+/// A token bucket in a script, as a program would write it without this crate: one trip per decision.
 const BY_HAND: &str = "
 local t = redis.call('TIME')
 local now = (t[1] - 1704067200) * 1000000 + t[2]
@@ -89,7 +89,7 @@ fn main() {
 async fn run(server: &Server) {
     let client = redis::Client::open(server.url()).unwrap();
     let store = RedisStore::connect(client.clone()).await.unwrap();
-    // Leases last for 200 ms and are as large as the demand: the bucket must hold those of all rounds.
+    // Leases last 200 ms and are as large as the demand, so the bucket must hold those of all rounds.
     let large = Quota::per_second(1_000_000).burst(100_000_000);
     let local = RateLimiter::builder()
         .quota(large)
@@ -132,7 +132,8 @@ async fn run(server: &Server) {
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let script = redis::Script::new(BY_HAND);
 
-    // Tokens for a round, so that no call of it finds the lease used up. The next round begins with a new lease.
+    // Leases the tokens for a round, so that no call of it finds the lease used up. The next round begins with a new
+    // lease.
     let fill = async || {
         let _ = leased.try_acquire().await;
         while leased.snapshot().held < u64::from(FEW) + 1_000 {

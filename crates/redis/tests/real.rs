@@ -23,7 +23,7 @@ use server::Server;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-/// Runs a test on a server of its own, or says loudly that it does not.
+/// Runs a test with a server of its own, or prints that the test is skipped.
 fn with_server<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Server) -> F) {
     let Some(server) = Server::start() else {
         eprintln!("\n*** SKIPPED {name}: redis-server is not installed ***\n");
@@ -46,10 +46,10 @@ async fn connect(server: &Server) -> RedisStore {
         .unwrap()
 }
 
-/// A machine that runs other tests too may stop a process for longer than the default timeout: only tests of
-/// outages have that.
+/// Other tests on this machine may suspend a process for longer than the default timeout, so only tests of outages use
+/// that.
 const PATIENT: Duration = Duration::from_secs(10);
-/// Of the builder.
+/// The builder's default.
 const DEFAULT: Duration = Duration::from_millis(25);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -313,7 +313,7 @@ fn a_quota_lowered_a_hundredfold_locks_no_key_for_longer_than_it_takes_to_fill()
     });
 }
 
-/// Four limiters with connections of their own, as four processes have them.
+/// Returns four limiters with connections of their own, like those of four processes.
 async fn fleet(server: &Server, quota: Quota, timeout: Duration) -> Vec<SharedRateLimiter> {
     let mut fleet = Vec::new();
     for _ in 0..4 {
@@ -322,7 +322,7 @@ async fn fleet(server: &Server, quota: Quota, timeout: Duration) -> Vec<SharedRa
     fleet
 }
 
-/// Makes 2000 calls a second for so long. Returns the calls admitted and the slowest one.
+/// Makes 2000 calls a second for `time`. Returns the number of admitted calls and the slowest one.
 async fn load(fleet: &[SharedRateLimiter], time: Duration) -> (u64, Duration) {
     let (begun, mut slowest, mut admitted, mut calls) = (Instant::now(), Duration::ZERO, 0, 0);
     while begun.elapsed() < time {
@@ -400,7 +400,7 @@ fn permits_of_a_killed_process_come_back_and_the_limit_holds() {
     with_server("permits_of_a_killed_process", |server| async move {
         let ttl = Duration::from_millis(1200);
         let store = connect(&server).await;
-        // A process that holds seven permits and sends nothing more.
+        // A process that holds seven permits and sends no further request.
         let mut dead = Hold::new("key".into(), "dead".into(), 10, 7, ttl);
         dead.in_use = 7;
         assert_eq!(hold(&store, dead).await, 7);
@@ -430,7 +430,7 @@ fn permits_of_a_killed_process_come_back_and_the_limit_holds() {
             "{back:?}"
         );
         assert!(bulkhead.try_acquire().await.is_err());
-        // Kept for longer than the time to live.
+        // The permits stay held beyond the time to live.
         sleep(2 * ttl).await;
         assert_eq!(bulkhead.snapshot().held, 10);
         assert!(bulkhead.try_acquire().await.is_err());
@@ -458,7 +458,7 @@ fn a_late_request_for_permits_changes_nothing() {
             hold.number = number;
             hold
         };
-        // As large as those of a process: microseconds since 1970.
+        // As large as the numbers of a process: microseconds since 1970.
         let first = 1_800_000_000_000_000;
         assert_eq!(hold(&store, request("one", 8, first + 1)).await, 8);
         assert_eq!(hold(&store, request("one", 1, first)).await, 8);

@@ -23,7 +23,7 @@ use backstop::{
     Quota, RateLimiter, Retry, Timeout,
 };
 
-/// A client for what the server itself calls, whose retries stop when the server does.
+/// A client for the upstream service, whose retries stop when the server shuts down.
 #[derive(Clone)]
 struct Upstream {
     stopping: Arc<AtomicBool>,
@@ -59,7 +59,8 @@ fn router(upstream: Upstream) -> Result<Router, ConfigError> {
     );
     // end of recipe
 
-    // Limits for all: calls wait in the bulkhead, the shedder inside it sees how long, and rejects the least important.
+    // Limits for all clients: calls wait in the bulkhead, and the shedder inside it rejects the least important by
+    // their delay.
     let stack = (
         Bulkhead::builder()
             .max_concurrent(10)
@@ -111,7 +112,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    // A service waits for `tokio::signal::ctrl_c()` instead.
+    // A real service waits for `tokio::signal::ctrl_c()` instead.
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
         let _ = stopped.await;
         stopping.store(true, Ordering::Relaxed);
@@ -138,7 +139,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     Ok(())
 }
 
-/// More requests of one client than it may send.
+/// Sends more requests of one client than its limit allows.
 async fn one_client(http: &reqwest::Client, url: &str) -> reqwest::Result<()> {
     for number in 1..=6 {
         let response = http.get(url).send().await?;
@@ -158,7 +159,7 @@ async fn one_client(http: &reqwest::Client, url: &str) -> reqwest::Result<()> {
     Ok(())
 }
 
-/// Three times the requests that the server can answer, most of them of no importance.
+/// Sends three times the requests that the server can answer, most of them unimportant.
 async fn overload(http: &reqwest::Client, url: &str) -> Result<(), Box<dyn StdError>> {
     let clients = (0..150).map(|client| {
         let is_batch = client % 5 != 0;

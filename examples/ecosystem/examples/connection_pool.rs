@@ -1,5 +1,5 @@
-//! A connection pool with a bulkhead: as with sqlx, or a client for Redis, calls wait for a connection, and a pool lets
-//! any number of them wait. The bulkhead bounds how many wait, and for how long.
+//! A connection pool with a bulkhead. As with sqlx or a Redis client, calls wait for a connection, and a pool lets any
+//! number of them wait. The bulkhead bounds how many wait, and for how long.
 //!
 //! ```sh
 //! cargo run --example connection_pool
@@ -14,11 +14,11 @@ use bb8::{ManageConnection, Pool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// As many connections as the database is happy with.
+/// Number of connections that the database handles well.
 const CONNECTIONS: u32 = 4;
-/// The time that the database takes for a query.
+/// Time that the database takes for a query.
 const QUERY: Duration = Duration::from_millis(20);
-/// Queries that come at once.
+/// Number of queries that arrive at once.
 const QUERIES: usize = 100;
 
 type Database = Pool<Connections>;
@@ -80,7 +80,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Connections to the database below, as a driver would have it.
+/// Connects to the database below, as a driver would.
 struct Connections(SocketAddr);
 
 impl ManageConnection for Connections {

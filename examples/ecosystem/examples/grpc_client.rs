@@ -1,4 +1,4 @@
-//! A tonic client: a deadline for the whole call that the server sees, and retries that obey the server's pushback.
+//! A tonic client: a deadline for the whole call, which the server sees, and retries that obey the server's pushback.
 //!
 //! The messages are plain text with a codec of their own, so nothing is generated and `protoc` is not needed. With
 //! generated code only `greet` changes.
@@ -24,7 +24,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
 
-/// The call: one attempt of it, with its deadline and its number in the metadata.
+/// Makes one attempt of the call, with its deadline and its number in the metadata.
 async fn greet(channel: &Channel, attempt: Attempt, name: &str) -> Result<String, Status> {
     let mut request = Request::new(name.to_owned());
     if let Some(remaining) = attempt.remaining() {
@@ -78,7 +78,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
             "busy" => "hello busy, attempt 2",
             "never" => "Unavailable",
             "unknown" => "NotFound",
-            // The server's timer or ours, which are set to the same instant.
+            // From the server's timer or ours, which are set to the same instant.
             _ if result == "DeadlineExceeded" || result == "Cancelled" => &result,
             _ => "timed out",
         };
@@ -91,7 +91,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     Ok(())
 }
 
-/// What the server does with a name.
+/// Returns the server's answer to a name.
 async fn answer(asked: u32, request: Request<String>) -> Result<Response<String>, Status> {
     let number = attempt::read(request.metadata().as_ref()).unwrap_or(1);
     assert!(request.metadata().contains_key("grpc-timeout"));
@@ -125,7 +125,7 @@ async fn server() -> std::io::Result<String> {
     Ok(format!("http://{address}"))
 }
 
-/// In place of a generated server.
+/// Stands in for a generated server.
 #[derive(Clone, Default)]
 struct Greeter {
     asked: Arc<AtomicU32>,

@@ -1,4 +1,4 @@
-//! Spans for OpenTelemetry: one for the call, one for each attempt, and those of the client below their attempt.
+//! Spans for OpenTelemetry: one for the call, one for each attempt, and the client's own spans below their attempt.
 //!
 //! ```sh
 //! cargo run --example opentelemetry
@@ -15,7 +15,7 @@ use tracing::Instrument;
 use tracing_subscriber::layer::SubscriberExt;
 
 fn main() -> Result<(), Box<dyn StdError>> {
-    // In place of an exporter for OTLP.
+    // Stands in for an OTLP exporter.
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder()
         .with_simple_exporter(exporter.clone())

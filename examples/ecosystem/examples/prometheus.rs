@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn StdError>> {
-    // Before anything is recorded. With buckets, or histograms become summaries, which cannot be added up.
+    // Installed before anything is recorded. Without buckets, histograms become summaries, which cannot be aggregated.
     let prometheus = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Prefix("backstop_".into()), BUCKETS)?
         .install_recorder()?;

@@ -89,7 +89,7 @@ impl Api {
     }
 }
 
-/// Answers 429 with a time, then 503, then 200; and keeps the idempotency keys that it has seen.
+/// Answers 429 with a time, then 503, then 200, and keeps the idempotency keys of the requests.
 async fn server(keys: Arc<Mutex<Vec<String>>>) -> std::io::Result<String> {
     let calls = Arc::new(AtomicU32::new(0));
     let handler = move |headers: HeaderMap| async move {
@@ -113,7 +113,7 @@ async fn server(keys: Arc<Mutex<Vec<String>>>) -> std::io::Result<String> {
 async fn main() -> Result<(), Box<dyn StdError>> {
     let keys = Arc::new(Mutex::new(Vec::new()));
     let url = server(keys.clone()).await?;
-    // Its own retries off: they would multiply ours.
+    // Disables reqwest's own retries, which would multiply ours.
     let http = Client::builder().retry(reqwest::retry::never()).build()?;
 
     let start = Instant::now();
@@ -137,7 +137,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
             Err(error) => println!("request {number} of acme: {error}"),
         }
     }
-    // A host that does not answer: not executed, so repeated, and it says what was wrong.
+    // A host that does not answer: the request was not executed, so it is repeated, and the error has the cause.
     let error = api
         .send("other", http.post("http://127.0.0.1:1/").build()?)
         .await

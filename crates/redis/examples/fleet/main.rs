@@ -5,11 +5,11 @@
 //!     [--seconds 10] [--outage kill|stop|flush|empty|none] [--exact] [--ping] [--summary] [--seed 0]
 //! ```
 //!
-//! Starts a `redis-server` of its own on a free port, and four copies of itself. They ask for 48, 24, 16 and 12 % of
-//! `load` times the rate, as calls that come independently of each other. After 40 % of the time something happens
-//! to the store; a store that was killed or stopped comes back after 30 % more. Prints what was admitted each half
-//! second, and in the end compares it with what one central limiter would have admitted. `--ping` measures how
-//! long the same processes wait for a `PING` meanwhile.
+//! Starts a `redis-server` of its own on a free port, and four copies of itself. They ask for 48, 24, 16, and 12 % of
+//! `load` times the rate, as calls that arrive independently of each other. After 40 % of the time the store fails; a
+//! store that was killed or stopped returns after another 30 %. Prints the admitted calls of each half second, and at
+//! the end compares them with those of one central limiter. `--ping` measures how long the same processes wait for a
+//! `PING` meanwhile.
 
 mod node;
 mod report;
@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use report::Report;
 use server::Server;
 
-/// What the processes do.
+/// The settings of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) rate: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Settings {
 
 /// The shares of the demand.
 pub(crate) const SHARES: [f64; 4] = [0.48, 0.24, 0.16, 0.12];
-/// How often a process reports.
+/// Interval between the reports of a process.
 pub(crate) const REPORT_EVERY: Duration = Duration::from_millis(500);
 
 impl Settings {
@@ -86,7 +86,7 @@ fn main() {
         println!("SKIPPED: this example needs `redis-server`, which is not installed");
         return;
     };
-    // Time for the processes to start.
+    // Gives the processes time to start.
     let start = unix_micros() + 500_000;
     let (send, rows) = mpsc::channel();
     let mut children: Vec<Child> = Vec::new();

@@ -14,10 +14,10 @@ use backstop_redis::RedisStore;
 
 use crate::{REPORT_EVERY, SHARES, Settings, unix_micros};
 
-/// What happened, for the file and the reports.
+/// The calls of the process, for the file and the reports.
 #[derive(Default)]
 struct Log {
-    /// Microseconds since 1970: when calls came, and when they were admitted.
+    /// Microseconds since 1970: when calls arrived, and when they were admitted.
     arrived: Vec<u64>,
     admitted: Vec<u64>,
     /// The slowest call since the last report.
@@ -72,12 +72,12 @@ async fn work(number: usize, settings: &Settings) {
     let mut calls = 0_u64;
     let (mut report_at, mut before) = (REPORT_EVERY, (0, 0, 0));
     while next < settings.seconds {
-        // Calls that are due, then a pause of a few.
+        // Makes the calls that are due, then pauses.
         while next <= begin.elapsed().as_secs_f64() && next < settings.seconds {
             call(&limiter, &log);
             next += random.exponential(mean);
             calls += 1;
-            // A process that is late must not keep its own connection waiting.
+            // A process that is late must not starve its own connection.
             if calls % 16 == 0 {
                 tokio::task::yield_now().await;
             }
@@ -86,7 +86,7 @@ async fn work(number: usize, settings: &Settings) {
             report_at += REPORT_EVERY;
             before = report(&limiter, &log, before);
         }
-        // Sleeps, however short the pause: four processes that spin would take the processors from the server.
+        // Sleeps even for short pauses, because four spinning processes would take the processors from the server.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -102,7 +102,7 @@ async fn work(number: usize, settings: &Settings) {
     file.flush().unwrap();
 }
 
-/// Makes a call, whose end is awaited in a task if it is not decided at once.
+/// Makes a call. If it is not decided at once, a task awaits its end.
 fn call(limiter: &SharedRateLimiter, log: &Arc<Mutex<Log>>) {
     let came = Instant::now();
     log.lock().unwrap().arrived.push(unix_micros());
@@ -120,7 +120,7 @@ fn call(limiter: &SharedRateLimiter, log: &Arc<Mutex<Log>>) {
     }
 }
 
-/// Sends a `PING` on a connection of its own every 10 ms: as fast as a trip can be on this machine.
+/// Sends a `PING` on a connection of its own every 10 ms, to measure the fastest trip on this machine.
 async fn ping(client: redis::Client, log: Arc<Mutex<Log>>) {
     let connection = client.get_multiplexed_async_connection().await;
     let mut connection = connection.expect("a server");
@@ -139,8 +139,8 @@ async fn ping(client: redis::Client, log: Arc<Mutex<Log>>) {
     }
 }
 
-/// Prints what happened since the last report: admitted, rejected, trips, whether the store is up, and the
-/// slowest call and the slowest `PING` in microseconds.
+/// Prints the counts since the last report: admitted, rejected, trips, whether the store is up, and the slowest call
+/// and the slowest `PING` in microseconds.
 fn report(
     limiter: &SharedRateLimiter,
     log: &Mutex<Log>,

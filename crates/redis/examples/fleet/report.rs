@@ -1,4 +1,4 @@
-//! What the fleet did, row by row and in the end.
+//! The results of the fleet, row by row and at the end.
 
 use std::collections::HashMap;
 use std::fs;
@@ -65,7 +65,7 @@ pub(crate) fn print_rows(settings: &Settings, rows: &Receiver<(usize, String)>) 
     (slowest, ping, all_trips)
 }
 
-/// The times at which calls came and were admitted.
+/// The times at which calls arrived and were admitted.
 pub(crate) struct Report {
     start: u64,
     arrived: Vec<u64>,
@@ -100,7 +100,7 @@ impl Report {
         }
     }
 
-    /// How many calls one central token bucket would have admitted.
+    /// Returns the number of calls that one central token bucket would have admitted.
     fn central(&self, settings: &Settings) -> u64 {
         let (mut tokens, mut at, mut admitted) = (settings.burst as f64, self.start, 0);
         for &call in &self.arrived {
@@ -115,7 +115,7 @@ impl Report {
         admitted
     }
 
-    /// The smallest burst that explains what was admitted in every window.
+    /// Returns the smallest burst that explains the admitted calls of every window.
     fn explained(&self, settings: &Settings) -> f64 {
         let (mut used, mut at, mut most) = (0.0_f64, self.start, 0.0_f64);
         for &call in &self.admitted {

@@ -1,4 +1,4 @@
-//! A `redis-server` of our own.
+//! A `redis-server` process.
 
 use std::env;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-/// A server on a free port of the loopback device. Killed when dropped.
+/// A server on a free port of the loopback interface. Killed when dropped.
 pub(crate) struct Server {
     child: Child,
     port: u16,
@@ -16,7 +16,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a server; `None` if there is none on this machine.
+    /// Starts a server; `None` if `redis-server` is not installed.
     pub(crate) fn start() -> Option<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").ok()?;
         let port = listener.local_addr().ok()?.port();
@@ -48,7 +48,7 @@ impl Server {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// A file in its folder.
+    /// Returns the path of a file in its folder.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -59,7 +59,7 @@ impl Server {
         let _ = self.child.wait();
     }
 
-    /// Starts it again on the same port, without what it knew.
+    /// Starts it again on the same port, without its data.
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.port, &self.folder).expect("it started before");
         self.wait();

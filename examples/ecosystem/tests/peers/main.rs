@@ -1,4 +1,4 @@
-//! What docs/migrate says of other libraries. Real time passes here, but no test fails if more of it does.
+//! Statements of docs/migrate about other libraries. Uses real time, but no test fails on a slow machine.
 
 mod breakers;
 mod layers;

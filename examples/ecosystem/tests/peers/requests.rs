@@ -8,7 +8,7 @@ use reqwest_retry::RetryTransientMiddleware;
 use reqwest_retry::policies::ExponentialBackoff;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// A server that answers each request with the next of some responses, as they are on the wire, and closes.
+/// Starts a server that answers each request with the next of some raw responses, and closes the connection.
 async fn server(answers: Vec<&'static str>) -> (String, Arc<AtomicUsize>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
