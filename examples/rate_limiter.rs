@@ -266,8 +266,8 @@ fn print_traffic(start: Instant, calls: &[Call]) {
         SLICES as u64 * SLICE / 1000
     );
     for (name, slices) in [
-        ("came", came),
-        ("let through", admitted),
+        ("arrived", came),
+        ("admitted", admitted),
         ("sent, shaped", shaped),
     ] {
         let bars: String = slices.iter().map(|count| bar(*count, highest)).collect();
