@@ -47,7 +47,7 @@
 //! | `interval` | 100 ms |
 //! | `stale_after` | 2 targets |
 //!
-//! # With its neighbors
+//! # With other layers
 //!
 //! It is a pure state machine, without a clock and without a lock. Serve the newest waiters first while it
 //! [is overloaded](Codel::is_overloaded), because their callers are the least likely to have given up.

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_priority_is_an_error() {
+    fn text_that_is_not_a_priority_is_an_error() {
         for text in [
             "", ":", "high:", "High", "urgent", "high:100", "high:-1", "high:+1", "high:1:2",
             "high: 1", "3",

@@ -91,7 +91,7 @@ async fn at_once_means_without_evidence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn votes_lapse_and_without_a_store_breakers_are_on_their_own() {
+async fn votes_expire_and_without_a_store_breakers_are_on_their_own() {
     let fleet = fleet(3, Follow::AtOnce);
     fleet.breakers[0].trip_for(Duration::from_secs(600));
     fleet.store.set_fault(Some(Fault::Stall));

@@ -288,7 +288,7 @@ fn racing_threads_earn_no_tokens() {
 }
 
 #[test]
-fn a_clock_that_goes_back_by_an_hour_gives_the_next_second_its_worth() {
+fn after_a_clock_goes_back_by_an_hour_the_next_second_earns_its_tokens() {
     for quota in quotas() {
         let clock = Adjustable::at(24 * HOUR);
         let limiter = RateLimiter::builder().quota(quota).clock(clock.clone());

@@ -158,7 +158,7 @@ fn a_waiter_gets_a_permit_that_another_process_released() {
 }
 
 #[test]
-fn without_the_store_calls_go_on_until_the_permits_lapse() {
+fn without_the_store_calls_are_admitted_until_the_permits_expire() {
     let (clock, store, fleet) = fleet(1, 10);
     let bulkhead = &fleet[0];
     drop(clock.block_on(bulkhead.try_acquire()).unwrap());
@@ -227,7 +227,7 @@ fn a_request_that_a_broken_connection_delivers_late_changes_nothing() {
 }
 
 #[test]
-fn a_store_that_grants_more_than_it_was_asked_for_is_not_believed() {
+fn a_store_that_grants_more_than_it_was_asked_for_is_not_trusted() {
     #[derive(Clone)]
     struct Generous;
     impl PermitStore for Generous {

@@ -41,8 +41,8 @@ pub struct CubicCurve {
 impl CubicCurve {
     /// Returns the curve after an answer was throttled at `now`, at a rate of `max_rate`.
     ///
-    /// A `beta` outside 0 to 1 counts as the nearer end; a `scale` that is not above 0 as the smallest
-    /// number that is; a negative rate or NaN as 0.
+    /// A `beta` outside 0 to 1 counts as the nearer end, a `scale` that is not above 0 as the smallest positive number,
+    /// and a negative rate or NaN as 0.
     pub fn new(now: Instant, beta: f64, scale: f64, max_rate: f64) -> Self {
         let mut curve = Self {
             beta: rate(beta).min(1.0),

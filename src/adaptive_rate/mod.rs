@@ -59,7 +59,7 @@
 //! # Ok::<(), backstop::ConfigError>(())
 //! ```
 //!
-//! By hand:
+//! The same without `adaptive`:
 //!
 //! ```
 //! use std::sync::Mutex;

@@ -19,7 +19,7 @@ pub enum Jitter {
     /// resilience4j 0.5.
     PlusMinus(f64),
     /// A random delay from the first one to three times the previous one ("decorrelated jitter", same source). For
-    /// exponential backoffs, whose factor it ignores: the delays grow from one another.
+    /// exponential backoffs, whose factor it ignores, because each delay grows from the previous one.
     Decorrelated,
     /// Grows smoothly, without the clusters that `Decorrelated` has at its edges: the increments of
     /// `2^t · tanh(√4t)` at random `t`, which keep the median of the plain backoff ("decorrelated

@@ -44,7 +44,7 @@ struct Cache(AtomicU32);
 
 const CLOSED: u32 = u32::MAX;
 
-/// Beyond this number, the cost of emptying the caches outweighs less contention.
+/// With more caches, emptying them costs more than the reduced contention saves.
 const MAX_CACHES: u32 = 16;
 
 impl PermitCache {

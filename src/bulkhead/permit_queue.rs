@@ -52,7 +52,7 @@ pub(super) struct PermitQueue {
     /// Clock for CoDel, which is the only reader.
     clock: ClockHandle,
     has_codel: bool,
-    /// Empty for a bulkhead without partitions, else with a first one for calls that belong to none.
+    /// Empty for a bulkhead without partitions. Otherwise the first one is for calls that belong to no partition.
     partitions: Box<[Partition]>,
     waiting: Mutex<Waiting>,
 }
@@ -390,7 +390,7 @@ impl PermitQueue {
         let partition = self.next_partition(waiting, state.limit())?;
         let mut newest_first = self.rules.order == QueueOrder::Lifo;
         if let (Some(codel), Some(now)) = (&mut waiting.codel, now) {
-            // CoDel judges the oldest waiter once permits are free for it.
+            // CoDel checks the oldest waiter once permits are free for it.
             let (cell, oldest) = waiting.list.first(partition)?;
             if state.has_room(self.clamped(oldest.cost, state))
                 && codel.should_drop(now.saturating_duration_since(oldest.since), now)

@@ -115,8 +115,8 @@ impl Permit for Running<'_> {
 
 /// Ends a call and gives the algorithm a sample of it.
 ///
-/// Out of line, with all arguments by value. Taking an address in the caller would force the permit into memory for
-/// bulkhead.
+/// Out of line, with all arguments by value. If the caller took the address of the permit, the permit would have to be
+/// in memory.
 #[inline(never)]
 fn end_of_sample(
     inner: &Inner,

@@ -131,7 +131,7 @@ impl Inner {
     }
 
     /// Rejects the copy of a call that is still running, unless the circuit is closed. A half-open circuit
-    /// has few probes, and one call needs at most one of them. In shadow mode the copy is admitted, as no probe.
+    /// has few probes, and one call needs at most one of them. In shadow mode the copy is admitted, but not as a probe.
     #[cold]
     #[inline(never)]
     pub(super) fn reject_hedge(

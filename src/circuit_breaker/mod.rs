@@ -260,8 +260,8 @@ impl CircuitBreaker {
         let now = inner.base.clock.now();
         inner.read(|machine| {
             let (counts, min_calls) = inner.counts(machine, now);
-            // While health checks suspend probes, this is still the end of the break, from which a breaker that is
-            // restored goes on.
+            // While health checks suspend probes, this is still the end of the break, so that a restored breaker
+            // continues the break.
             let until = machine.phase().break_ends().unwrap_or(Instant::ORIGIN);
             let retry_after = until.saturating_duration_since(now);
             let (probes_in_flight, probes_free) = machine.probes(now);

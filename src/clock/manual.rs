@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wake_up_from_another_thread_is_no_deadlock() {
+    fn a_wake_up_from_another_thread_is_not_a_deadlock() {
         let clock = ManualClock::new();
         let (hand_over, handed_over) = std::sync::mpsc::channel();
         thread::scope(|scope| {

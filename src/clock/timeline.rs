@@ -118,7 +118,7 @@ mod tests {
 
     #[cfg_attr(backstop_loom, ignore = "loom's atomics need a model")]
     #[test]
-    fn a_reading_that_came_late_is_no_jump() {
+    fn a_late_reading_is_not_a_jump() {
         let timeline = Timeline::new();
         let early = Instant::from_nanos(5);
         let late = Instant::from_nanos(100 * TOLERANCE);

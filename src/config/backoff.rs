@@ -83,7 +83,7 @@ impl Setting for Jitter {
 }
 
 section! {
-    /// Settings of a [`Backoff`]. A key that is not given is as in the default of the setting, if that is of the same
+    /// Settings of a [`Backoff`]. A missing key has its value in the default of the setting, if that is of the same
     /// kind.
     BackoffSettings, aliases [("base", "initial"), ("cap", "max")], over(BackoffSettings::shown) => {
         /// The shape: `none`, `fixed`, `linear`, `exponential`, or `fibonacci`.

@@ -15,11 +15,11 @@ use crate::verdict::Health;
 
 section! {
     /// A rule that opens a circuit, see [`Trip`]. Exactly one of `consecutive`, `failures`, `failure_rate`,
-    /// `slow_rate`, and `success_average`. All but `consecutive` need `within` or `of_last`.
+    /// `slow_rate`, and `success_average` must be given. All but `consecutive` need `within` or `of_last`.
     TripSettings, aliases [("window", "within")] => {
-        /// Consecutive failures.
+        /// The number of consecutive failures.
         consecutive: u32,
-        /// Failures in the window.
+        /// The number of failures in the window.
         failures: u32,
         /// The share of calls in the window that failed, above 0 and at most 1.
         failure_rate: f64,
@@ -75,7 +75,7 @@ impl TripSettings {
 }
 
 section! {
-    /// When probes close a half-open circuit, see [`HalfOpen`]. Either `successes` or `failure_rate`.
+    /// When probes close a half-open circuit, see [`HalfOpen`]. Either `successes` or `failure_rate` must be given.
     HalfOpenSettings => {
         /// Probes that must succeed.
         successes: u32,
@@ -125,7 +125,7 @@ fn default_break() -> BackoffSettings {
 }
 
 section! {
-    /// Settings of a [`CircuitBreaker`], by the setters of [`CircuitBreakerBuilder`].
+    /// Settings of a [`CircuitBreaker`], named after the setters of [`CircuitBreakerBuilder`].
     BreakerSettings, aliases [("break", "break_for"), ("trip", "trip_on"), ("slow", "slow_call")],
     for [] CircuitBreakerBuilder => {
         /// Whether the layer is on. Only in a stack.

@@ -15,7 +15,7 @@ use crate::retry_budget::{
 use crate::verdict::ErrorClass;
 
 section! {
-    /// Settings of a budget that is a share of recent calls, by the setters of [`PercentageBudgetBuilder`].
+    /// Settings of a budget that is a share of recent calls, named after the setters of [`PercentageBudgetBuilder`].
     PercentageBudgetSettings, aliases [("percent", "ratio"), ("per_second", "floor")],
     for [] PercentageBudgetBuilder => {
         /// Retries per call, from 0 to 1000: 0.2 allows one retry for five calls.
@@ -42,7 +42,7 @@ section! {
 }
 
 section! {
-    /// Settings of a budget that is a bucket of tokens, by the setters of [`TokenBudgetBuilder`].
+    /// Settings of a budget that is a bucket of tokens, named after the setters of [`TokenBudgetBuilder`].
     TokenBudgetSettings, for [] TokenBudgetBuilder => {
         /// The most tokens that the bucket holds.
         capacity: u32 = 500,
@@ -72,7 +72,7 @@ section! {
 }
 
 section! {
-    /// Settings of a budget that is a share of the calls in flight, by the setters of
+    /// Settings of a budget that is a share of the calls in flight, named after the setters of
     /// [`InFlightBudgetBuilder`].
     InFlightBudgetSettings, for [] InFlightBudgetBuilder => {
         /// Retries in flight per call in flight, from 0 to 1000.

@@ -17,7 +17,7 @@ use crate::error::ConfigError;
 use crate::forms::interned;
 
 section! {
-    /// CoDel on a queue's delay.
+    /// Settings of CoDel, which bounds the delay of a queue.
     CodelSettings => {
         /// The queue delay above which the queue is overloaded.
         target: Duration = Codel::TARGET,
@@ -60,7 +60,7 @@ section! {
 }
 
 section! {
-    /// Settings of [`Aimd`], by the setters of [`AimdBuilder`].
+    /// Settings of [`Aimd`], named after the setters of [`AimdBuilder`].
     AimdSettings, for [] AimdBuilder => {
         /// The limit at the start.
         initial: u32 = 20,
@@ -82,7 +82,7 @@ section! {
 }
 
 section! {
-    /// Settings of [`Vegas`], by the setters of [`VegasBuilder`].
+    /// Settings of [`Vegas`], named after the setters of [`VegasBuilder`].
     VegasSettings, for [] VegasBuilder => {
         /// The limit at the start.
         initial: u32 = 20,
@@ -107,7 +107,7 @@ section! {
 }
 
 section! {
-    /// Settings of [`Gradient`], by the setters of [`GradientBuilder`].
+    /// Settings of [`Gradient`], named after the setters of [`GradientBuilder`].
     GradientSettings, for [] GradientBuilder => {
         /// The smallest limit.
         min: u32 = 3,
@@ -134,7 +134,7 @@ section! {
 }
 
 section! {
-    /// Settings of [`Gradient2`], by the setters of [`Gradient2Builder`].
+    /// Settings of [`Gradient2`], named after the setters of [`Gradient2Builder`].
     Gradient2Settings, for [] Gradient2Builder => {
         /// The limit at the start.
         initial: u32 = 20,
@@ -208,7 +208,7 @@ section! {
 }
 
 section! {
-    /// Settings of [`Correlated`], by the setters of [`CorrelatedBuilder`].
+    /// Settings of [`Correlated`], named after the setters of [`CorrelatedBuilder`].
     CorrelatedSettings, for [] CorrelatedBuilder => {
         /// The limit at the start.
         initial: u32 = 20,
@@ -317,7 +317,7 @@ section! {
 }
 
 section! {
-    /// Settings of a [`Bulkhead`], by the setters of [`BulkheadBuilder`].
+    /// Settings of a [`Bulkhead`], named after the setters of [`BulkheadBuilder`].
     BulkheadSettings, for [] BulkheadBuilder => {
         /// The most calls in flight.
         max_concurrent: u32,

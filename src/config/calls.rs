@@ -14,7 +14,7 @@ use crate::timeout::{Timeout, TimeoutBuilder};
 use crate::verdict::Health;
 
 section! {
-    /// Settings of a [`Timeout`], by the setters of [`TimeoutBuilder`].
+    /// Settings of a [`Timeout`], named after the setters of [`TimeoutBuilder`].
     TimeoutSettings, for [] TimeoutBuilder => {
         /// The time limit.
         after: Duration,
@@ -24,7 +24,7 @@ section! {
 }
 
 section! {
-    /// Settings of a [`Hedge`], by the setters of [`HedgeBuilder`].
+    /// Settings of a [`Hedge`], named after the setters of [`HedgeBuilder`].
     HedgeSettings, for [] HedgeBuilder => {
         /// A fixed delay before a copy.
         after: Duration,
@@ -54,7 +54,7 @@ section! {
 }
 
 section! {
-    /// Settings of a [`Throttle`], by the setters of [`ThrottleBuilder`].
+    /// Settings of a [`Throttle`], named after the setters of [`ThrottleBuilder`].
     ThrottleSettings, for [] ThrottleBuilder => {
         /// The share of accepted calls below which it rejects.
         success_threshold: f64 = 0.9,
@@ -90,7 +90,7 @@ section! {
 }
 
 section! {
-    /// Settings of a [`LoadShedder`], by the setters of [`LoadShedderBuilder`].
+    /// Settings of a [`LoadShedder`], named after the setters of [`LoadShedderBuilder`].
     LoadShedderSettings, for [] LoadShedderBuilder => {
         /// Measures overload by the queue delay.
         codel: CodelSettings => |builder, codel, _| {
@@ -113,7 +113,7 @@ section! {
 }
 
 section! {
-    /// Settings of a [`UserFairness`], by the setters of [`UserFairnessBuilder`].
+    /// Settings of a [`UserFairness`], named after the setters of [`UserFairnessBuilder`].
     FairnessSettings, for [] UserFairnessBuilder => {
         /// The most users that are tracked.
         max_users: usize = 10_000,

@@ -72,7 +72,7 @@ pub(super) struct Client {
     pub(super) standard: Standard,
     pub(super) config: Config,
     pub(super) settings: StandardSettings,
-    /// Budgets that were built from the settings, by their settings.
+    /// The budgets that were built from the settings, each with its own settings.
     budgets: Vec<(Value, RetryBudget)>,
 }
 

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_is_undone_is_none() {
+    fn a_change_that_is_undone_is_not_read() {
         let seen = Some(file(1, 10));
         let mut changes = ChangeDetector::default();
         assert!(!changes.is_due(seen, Fingerprint::Missing));

@@ -130,7 +130,7 @@ impl Setting for Quota {
 }
 
 section! {
-    /// Settings of an adaptive rate, by the setters of [`CubicRateBuilder`].
+    /// Settings of an adaptive rate, named after the setters of [`CubicRateBuilder`].
     CubicRateSettings, for [] CubicRateBuilder => {
         /// The factor of the rate after a throttled answer, from 0 to 1.
         decrease_factor: f64 = 0.7,
@@ -167,7 +167,7 @@ impl CubicRateSettings {
 }
 
 section! {
-    /// Settings of a [`RateLimiter`], by the setters of [`RateLimiterBuilder`].
+    /// Settings of a [`RateLimiter`], named after the setters of [`RateLimiterBuilder`].
     LimiterSettings, for [] RateLimiterBuilder => {
         /// Whether the layer is on. Only in a stack.
         enabled: bool = true => only_in_stacks,
@@ -197,7 +197,8 @@ section! {
 builds! { LimiterSettings: RateLimiter, RateLimiter::builder(), "cubic_rate" => "adaptive"; }
 
 section! {
-    /// Settings of a [`KeyedRateLimiter`](crate::KeyedRateLimiter), by the setters of [`KeyedRateLimiterBuilder`].
+    /// Settings of a [`KeyedRateLimiter`](crate::KeyedRateLimiter), named after the setters of
+    /// [`KeyedRateLimiterBuilder`].
     KeyedLimiterSettings, for [K] KeyedRateLimiterBuilder<K> => {
         /// A quota for each key, or a list of quotas that must all admit a call.
         quota: Vec<Quota> => |builder, quotas, _| quotas.into_iter().fold(builder, KeyedRateLimiterBuilder::quota),

@@ -65,7 +65,7 @@ fn default_throttled_backoff() -> BackoffSettings {
 }
 
 section! {
-    /// Settings of a [`Retry`], by the setters of [`RetryBuilder`].
+    /// Settings of a [`Retry`], named after the setters of [`RetryBuilder`].
     RetrySettings, for [] RetryBuilder => {
         /// Whether the layer is on. Only in a stack.
         enabled: bool = true => only_in_stacks,

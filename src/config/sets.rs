@@ -21,7 +21,7 @@ use crate::keyed::{KeyedBuilder, Overflow};
 crate::forms::as_text!(crate::dead_letter::Timestamp);
 
 section! {
-    /// Settings of a [`Keyed`](crate::Keyed) set, by the setters of [`KeyedBuilder`].
+    /// Settings of a [`Keyed`](crate::Keyed) set, named after the setters of [`KeyedBuilder`].
     KeyedSettings, for [K, P] KeyedBuilder<K, P> => {
         /// The largest number of keys.
         max_keys: usize,
@@ -33,7 +33,7 @@ section! {
 }
 
 section! {
-    /// Settings of [`Coalesce`](crate::Coalesce), by the setters of [`CoalesceBuilder`].
+    /// Settings of [`Coalesce`](crate::Coalesce), named after the setters of [`CoalesceBuilder`].
     CoalesceSettings, for [K, T, E] CoalesceBuilder<K, T, E> => {
         /// The name in events and snapshots.
         name: String => |builder, name, _| builder.name(interned(&name)),
@@ -41,7 +41,7 @@ section! {
 }
 
 section! {
-    /// Settings of [`Stale`](crate::Stale), by the setters of [`StaleBuilder`].
+    /// Settings of [`Stale`](crate::Stale), named after the setters of [`StaleBuilder`].
     StaleSettings, for [T] StaleBuilder<T> => {
         /// The age up to which a value replaces errors.
         max_age: Duration,
@@ -93,8 +93,8 @@ section! {
 }
 
 section! {
-    /// Settings of [`Endpoints`](crate::Endpoints), by the setters of [`EndpointsBuilder`]. The program adds the
-    /// nodes.
+    /// Settings of [`Endpoints`](crate::Endpoints), named after the setters of [`EndpointsBuilder`]. The program adds
+    /// the nodes.
     EndpointsSettings, for [N] EndpointsBuilder<N> => {
         /// The number of random nodes among which a call takes the best, from 1 to 16.
         choices: usize,
@@ -165,7 +165,7 @@ section! {
 }
 
 section! {
-    /// Settings of a standalone [`Codel`](crate::codel::Codel), by the setters of [`CodelBuilder`].
+    /// Settings of a standalone [`Codel`](crate::codel::Codel), named after the setters of [`CodelBuilder`].
     CodelMachineSettings, for [] CodelBuilder => {
         /// The queue delay above which the queue is overloaded.
         target: Duration = Duration::from_millis(5),
@@ -189,7 +189,8 @@ section! {
 }
 
 section! {
-    /// Settings of a [`DeadLetterQueue`](crate::DeadLetterQueue), by the setters of [`DeadLetterQueueBuilder`].
+    /// Settings of a [`DeadLetterQueue`](crate::DeadLetterQueue), named after the setters of
+    /// [`DeadLetterQueueBuilder`].
     DeadLetterSettings, for [R: Send + Sync + 'static] DeadLetterQueueBuilder<R> => {
         /// Keeps letters in memory.
         memory: MemorySettings => |builder, settings, _| {
@@ -218,7 +219,7 @@ section! {
 
 #[cfg(feature = "dead-letter-file")]
 section! {
-    /// Settings of a [`FileSink`](crate::dead_letter::FileSink), by the setters of
+    /// Settings of a [`FileSink`](crate::dead_letter::FileSink), named after the setters of
     /// [`FileSinkBuilder`](crate::dead_letter::FileSinkBuilder).
     FileSinkSettings, for [] crate::dead_letter::FileSinkBuilder => {
         /// The largest number of letters.
@@ -253,7 +254,7 @@ section! {
 
 #[cfg(feature = "chaos")]
 section! {
-    /// Settings of [`Chaos`](crate::Chaos), by the setters of [`ChaosBuilder`].
+    /// Settings of [`Chaos`](crate::Chaos), named after the setters of [`ChaosBuilder`].
     ChaosSettings, for [E, R] ChaosBuilder<E, R> => {
         /// Delays a share of the calls.
         latency: LatencySettings => |builder, latency, at| match (latency.rate, latency.min) {

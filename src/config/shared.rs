@@ -53,7 +53,7 @@ impl Setting for Outage {
 }
 
 section! {
-    /// Settings of a [`SharedRateLimiter`](crate::SharedRateLimiter), by the setters of
+    /// Settings of a [`SharedRateLimiter`](crate::SharedRateLimiter), named after the setters of
     /// [`SharedRateLimiterBuilder`].
     SharedLimiterSettings, for [] SharedRateLimiterBuilder => {
         /// The limit of the whole fleet.
@@ -82,7 +82,7 @@ section! {
 }
 
 section! {
-    /// Settings of a [`SharedKeyedRateLimiter`](crate::SharedKeyedRateLimiter), by the setters of
+    /// Settings of a [`SharedKeyedRateLimiter`](crate::SharedKeyedRateLimiter), named after the setters of
     /// [`SharedKeyedRateLimiterBuilder`].
     SharedKeyedLimiterSettings, for [K] SharedKeyedRateLimiterBuilder<K> => {
         /// The limit of each key in the whole fleet.
@@ -111,7 +111,7 @@ section! {
 }
 
 section! {
-    /// Settings of a [`SharedBulkhead`](crate::SharedBulkhead), by the setters of [`SharedBulkheadBuilder`].
+    /// Settings of a [`SharedBulkhead`](crate::SharedBulkhead), named after the setters of [`SharedBulkheadBuilder`].
     SharedBulkheadSettings, for [] SharedBulkheadBuilder => {
         /// The most permits in use in the whole fleet.
         max_concurrent: u64,
@@ -137,7 +137,7 @@ section! {
 }
 
 section! {
-    /// Settings of [`CircuitVotes`](crate::CircuitVotes), by the setters of [`CircuitVotesBuilder`].
+    /// Settings of [`CircuitVotes`](crate::CircuitVotes), named after the setters of [`CircuitVotesBuilder`].
     CircuitVotesSettings, for [] CircuitVotesBuilder => {
         /// The key in the store.
         key: String,

@@ -78,7 +78,7 @@ impl Setting for StackBudget {
 }
 
 section! {
-    /// Settings of a [`Standard`] stack, by the setters of [`StandardBuilder`].
+    /// Settings of a [`Standard`] stack, named after the setters of [`StandardBuilder`].
     ///
     /// `enabled = false` in the table of a layer removes the layer; the duration `unlimited` removes a timeout.
     StandardSettings, aliases [
@@ -286,7 +286,7 @@ impl StandardSettings {
             None if error.policy() == "retry_budget" => Some("budget"),
             None => None,
         };
-        // A given value may contradict a default, so the effective settings have the value to report.
+        // The value to report comes from the effective settings, because a given value may contradict a default.
         let effective = Self::effective(self).write();
         let value = match table {
             Some(table) => effective.get(table).and_then(|table| table.get(key)),

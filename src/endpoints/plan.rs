@@ -88,7 +88,7 @@ impl<N> Published<N> {
     /// Reads a copy that no writer holds.
     #[cold]
     fn read_any<T>(&self, home: usize, read: impl FnOnce(&Plan<N>) -> T) -> T {
-        // One writer publishes at a time, and in order: of two rounds at most two attempts fail.
+        // One writer publishes at a time, and in order, so in two rounds at most two attempts fail.
         for step in 1..2 * COPIES {
             match self.copies[(home + step) % COPIES].0.try_read() {
                 Ok(plan) => return read(&plan),

@@ -131,7 +131,7 @@ impl<E> Error<E> {
     /// applications. Also for errors that do not implement `Error` but convert into a box, such as
     /// `Box<dyn Error + Send + Sync>` itself and `anyhow::Error`.
     ///
-    /// In functions that return `anyhow::Error`, `anyhow::Error::from_boxed(error.into_boxed())` takes it; an
+    /// In functions that return `anyhow::Error`, convert with `anyhow::Error::from_boxed(error.into_boxed())`; an
     /// [`Error`] around an error that implements `std::error::Error` needs nothing but `?`.
     ///
     /// # Example

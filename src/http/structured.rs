@@ -13,7 +13,7 @@ pub(super) enum Bare {
     Other,
 }
 
-/// A member of a list, with its parameters. The last of parameters with the same name counts.
+/// A member of a list, with its parameters. Of parameters with the same name, the last one counts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Item {
     pub(super) value: Bare,
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_lists_are_no_lists() {
+    fn malformed_lists_are_rejected() {
         for text in [
             "\"a",
             "\"a\";",

@@ -131,7 +131,7 @@ struct Account {
 
 /// Number of half-lives without usage after which a user may be evicted.
 const EVICT_AFTER: u32 = 10;
-/// Most usage that an account holds.
+/// The largest usage that an account can hold.
 const MAX_USAGE: f64 = 1e300;
 
 impl Account {

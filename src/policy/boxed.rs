@@ -229,8 +229,8 @@ type Discards<'a, E> = dyn Fn(Error<E>) + Send + Sync + 'a;
 
 /// A policy that [`BoxPolicy::new`] takes: any whose futures are `Send` for operations that return
 /// `Result<T, E>`. Implemented for all of them; there is nothing to implement.
-// A trait of its own: a bound on references to a type that is yet to be inferred sends the compiler through
-// all policies of policies.
+// This is a separate trait, because with a bound on references to a type that is yet to be inferred, the compiler would
+// search all policies of policies.
 pub trait Boxable<T, E>: Describe + Send + Sync + 'static {
     /// Runs the operation under this policy.
     fn run<'a>(

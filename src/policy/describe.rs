@@ -93,7 +93,7 @@ impl LayerKind {
             | Self::Fallback
             | Self::Endpoints
             | Self::Guard
-            // If it pauses on hints or is adaptive.
+            // Decides by verdicts if it pauses on hints or is adaptive.
             | Self::RateLimiter
             | Self::Other => true,
             Self::Bulkhead { adaptive } => *adaptive,

@@ -13,8 +13,8 @@ use crate::event::Listener;
 /// Policies receive one and attempt it. Code that uses policies passes closures to
 /// [`Policy::call`](super::Policy::call) and never sees it.
 ///
-/// The value and the error are associated types, and the attempt is a type with a name. Both are what
-/// lets a stack be spawned whatever its value and error are, and be bounded by `Send` in generic code.
+/// The value and the error are associated types, so that a stack can be spawned whatever they are. The attempt is a
+/// type with a name, so that generic code can require it to be `Send`.
 pub trait Operation: Copy {
     /// The value of a successful attempt.
     type Value;

@@ -3,8 +3,8 @@
 //! # What it protects
 //!
 //! Protects a dependency that fails. A limit on attempts multiplies the traffic: with three attempts at each of five
-//! layers, one call becomes 243. A budget bounds retries as a share of the traffic instead: while few calls fail
-//! everything is retried, when most fail hardly anything is.
+//! layers, one call becomes 243. A budget bounds retries as a share of the traffic instead: while few calls fail, all
+//! of them are retried; when most fail, hardly any is.
 //!
 //! ```text
 //!   calls ──deposit──►┌────────┐
@@ -304,9 +304,9 @@ impl RetryBudget {
 /// The withdrawal of one attempt.
 #[derive(Clone, Copy, Debug, Default)]
 struct Withdrawn {
-    /// For a budget of tokens.
+    /// The tokens withdrawn; zero for other kinds of budget.
     price: u64,
-    /// For a percentage budget: the slice that counts it.
+    /// The slice that counts it, in a percentage budget.
     slice: u32,
 }
 

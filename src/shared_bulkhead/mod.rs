@@ -60,7 +60,7 @@ impl SharedBulkhead {
         Acquire::new(&self.inner, cost, Duration::ZERO)
     }
 
-    /// Takes a permit that the process holds, without a trip to the store.
+    /// Takes a permit that the process holds, without a request to the store.
     ///
     /// # Errors
     ///

@@ -131,7 +131,7 @@ impl Block {
             0 => self.limit.div_ceil(held.instances.max(1)),
             _ => self.limit,
         };
-        // With all of them asked for, there are no more to ask for.
+        // A process that has asked for the whole limit cannot ask for more.
         let has_all = request.permits >= self.limit;
         self.scarce_until = match has_all || held.permits < request.permits || held.free == 0 {
             true => now.after((SCARCE * (0.5 + unit)) as u64),
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn permits_lapse_at_the_time_to_live_of_the_request() {
+    fn permits_expire_at_the_time_to_live_of_the_request() {
         let mut block = Block::new(10, TTL);
         assert_eq!(block.plan(at(0), 4).unwrap().permits, 5);
         answer(&mut block, at(100), 5, 5, 1);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn while_permits_are_scarce_a_process_asks_for_its_part() {
+    fn while_permits_are_scarce_a_process_asks_for_its_share() {
         let mut block = Block::new(12, TTL);
         block.plan(at(0), 12);
         answer(&mut block, at(0), 12, 0, 1);

@@ -129,8 +129,8 @@ impl Stack {
         }
     }
 
-    /// Returns whether `other` differs in terms only and has the same layers, those that were removed included:
-    /// otherwise a layer that is put back later would go on from another one.
+    /// Returns whether `other` differs in terms only and has the same layers, including removed ones: otherwise a layer
+    /// that is put back later would continue the state of another one.
     pub(super) fn has_layers_of(&self, other: &Self) -> bool {
         let limiters = [self, other].map(Self::last_limiter);
         let breakers = [self, other].map(Self::last_breaker);

@@ -84,7 +84,7 @@ struct State {
     sweeps: Sweeps,
 }
 
-/// The numbers of keys at which keys that make no difference are removed.
+/// The numbers of keys at which the keys that equal new ones are removed.
 #[derive(Default)]
 struct Sweeps {
     buckets: usize,
@@ -92,8 +92,8 @@ struct Sweeps {
     votes: usize,
 }
 
-/// Removes the entries that make no difference once there are `at` of them. Then sets `at` to twice the remaining
-/// number, so that the cost for each new key is constant.
+/// Removes the entries that are not needed once the map has `at` entries. Then sets `at` to twice the remaining number,
+/// so that the cost for each new key is constant.
 fn sweep<V>(map: &mut HashMap<Arc<str>, V>, at: &mut usize, is_needed: impl Fn(&mut V) -> bool) {
     if map.len() >= *at {
         map.retain(|_, value| is_needed(value));
@@ -386,7 +386,7 @@ mod tests {
     use crate::rate_limiter::Quota;
 
     #[test]
-    fn keys_of_all_kinds_that_lapsed_are_removed_while_others_are_used() {
+    fn keys_of_all_kinds_that_expired_are_removed_while_others_are_used() {
         let clock = ManualClock::new();
         let store = MemoryStore::new(clock.clone());
         let second = Duration::from_secs(1);

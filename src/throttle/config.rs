@@ -59,8 +59,8 @@ impl ThrottleBuilder {
         }
     }
 
-    /// Sets the share of successes below which calls are rejected: above 0 and at most 1. It is 1/K of the SRE book,
-    /// whose K = 2 is 0.5. Default 0.9.
+    /// Sets the share of successes below which calls are rejected: above 0 and at most 1. In the terms of the SRE book
+    /// it is 1/K, so the book's K = 2 corresponds to 0.5. Default 0.9.
     pub const fn success_threshold(mut self, share: f64) -> Self {
         self.rule.success_threshold = share;
         self

@@ -221,7 +221,7 @@ fn rejecting() -> State {
 }
 
 #[test]
-fn of_two_racing_calls_the_second_is_no_probe() {
+fn of_two_racing_calls_the_second_is_not_a_probe() {
     let state = rejecting();
     let mut first = None;
     // The first call is decided while the second draws its number.

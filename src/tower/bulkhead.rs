@@ -144,7 +144,7 @@ where
             if is_over {
                 held.end(&verdict);
             }
-            // A client that only looks at the status of an error drops its body.
+            // A client that only reads the status of an error drops its body.
             held.verdict = (!status.is_success()).then_some(verdict);
             let held = (!is_over).then_some((held, verdict));
             Ok(response.map(|body| HeldBody { body, held }))

@@ -16,7 +16,7 @@ use futures::future::join;
 use super::{ms, on, run};
 
 #[test]
-fn a_queue_that_empties_each_time_is_no_overload() {
+fn a_queue_that_empties_each_time_is_not_an_overload() {
     let clock = ManualClock::new();
     let bulkhead = on(&clock)
         .max_concurrent(1)
@@ -261,7 +261,7 @@ fn a_wait_reads_the_clock_only_for_operations_that_read_the_time() {
 }
 
 #[test]
-fn of_a_bulkhead_for_each_key_those_leave_that_are_as_new() {
+fn bulkheads_of_keys_are_evicted_once_they_equal_new_ones() {
     let clock = ManualClock::new();
     let hosts = Keyed::new(move |_: &u32| {
         let builder = Bulkhead::builder().max_concurrent(2);

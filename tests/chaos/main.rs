@@ -287,7 +287,7 @@ fn a_call_that_gets_an_error_is_not_made() {
 }
 
 #[test]
-fn both_observers_hear_of_a_fault() {
+fn both_observers_get_an_event_for_a_fault() {
     let clock = ManualClock::new();
     let lines = Arc::new(Mutex::new(Vec::new()));
     let log = |lines: &Arc<Mutex<Vec<String>>>, layer: &'static str| {

@@ -137,7 +137,7 @@ fn rejections_are_not_failures_and_an_open_circuit_runs_nothing() {
 }
 
 #[test]
-fn in_shadow_mode_the_copy_of_a_call_counts_once_and_is_no_probe() {
+fn in_shadow_mode_the_copy_of_a_call_counts_once_and_is_not_a_probe() {
     let clock = ManualClock::new();
     let events = Arc::new(AtomicU32::new(0));
     let heard = events.clone();

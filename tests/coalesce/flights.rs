@@ -243,7 +243,7 @@ fn at_most_one_execution_of_a_key_runs_at_a_time() {
 }
 
 #[test]
-fn an_observer_hears_of_shared_results_and_promotions() {
+fn an_observer_gets_events_for_shared_results_and_promotions() {
     let (clock, heard) = (ManualClock::new(), Arc::new(Mutex::new(Vec::new())));
     let coalesce = Coalesce::<u64, u64, ()>::builder()
         .name("users")

@@ -337,7 +337,7 @@ fn the_pause_of_a_backoff_still_counts_towards_the_total() {
 }
 
 #[test]
-fn a_panic_of_the_calls_observer_propagates_after_the_own_observer_has_received_the_event() {
+fn a_panic_of_the_calls_observer_propagates_after_the_handles_observer_has_received_the_event() {
     let clock = ManualClock::new();
     let heard = Arc::new(Mutex::new(0));
     let count = heard.clone();

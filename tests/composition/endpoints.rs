@@ -49,7 +49,7 @@ fn a_node_that_hangs_is_left_for_another_one() {
 }
 
 #[test]
-fn what_another_layer_has_waited_is_no_latency_of_the_node() {
+fn the_wait_of_another_layer_is_not_part_of_the_latency_of_a_node() {
     let clock = ManualClock::new();
     let endpoints = endpoints(&clock);
     let bulkhead = Bulkhead::builder()

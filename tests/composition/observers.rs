@@ -85,7 +85,7 @@ fn events_of_a_call_carry_the_name_of_its_pipeline_to_all_observers() {
 }
 
 #[test]
-fn an_observer_shared_by_a_handle_and_a_pipeline_hears_an_event_once() {
+fn an_observer_shared_by_a_handle_and_a_pipeline_gets_an_event_once() {
     let clock = ManualClock::new();
     let rejections = |log: &Log| {
         let heard = log.take();
@@ -115,7 +115,7 @@ fn an_observer_shared_by_a_handle_and_a_pipeline_hears_an_event_once() {
 }
 
 #[test]
-fn every_part_of_a_tuple_hears_an_event_even_if_one_before_it_panics() {
+fn every_part_of_a_tuple_gets_an_event_even_if_an_earlier_one_panics() {
     let clock = ManualClock::new();
     let log = Log::default();
     let panics = |_: &Event| panic!("an observer");

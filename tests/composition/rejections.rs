@@ -85,7 +85,7 @@ fn a_rejection_is_the_result_if_nothing_was_executed_or_if_asked_for() {
 }
 
 #[test]
-fn the_last_executed_attempt_speaks_also_if_more_rejections_came_between() {
+fn the_last_executed_attempt_is_the_result_even_if_more_rejections_came_between() {
     let clock = ManualClock::new();
     // Full at first, then free for one attempt, then full again.
     struct Door(AtomicU32);

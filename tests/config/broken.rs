@@ -268,7 +268,7 @@ fn a_mistake_of_a_default_that_contradicts_names_both_values() {
 }
 
 #[test]
-fn null_is_no_value() {
+fn null_is_not_a_value() {
     let file: Value = serde_json::from_str(r#"{ "clients": { "a": { "retry": null } } }"#).unwrap();
     let error = registry(GOOD).apply(&file).unwrap_err();
     assert_eq!(

@@ -253,7 +253,7 @@ fn settings_are_part_of_larger_ones() {
 }
 
 #[test]
-fn the_builders_are_the_judges_of_all_settings() {
+fn the_builders_check_all_settings() {
     let settings: BulkheadSettings =
         toml::from_str("max_concurrent = 0\nmax_wait = \"1s\"\nadaptive = { kind = \"aimd\", min = 0, decrease_factor = 7 }").unwrap();
     let error = settings.build().unwrap_err().to_string();

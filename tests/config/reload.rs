@@ -55,7 +55,7 @@ fn a_reload_changes_clients_in_place() {
 }
 
 #[test]
-fn layers_appear_and_vanish_and_go_on_where_they_were() {
+fn layers_that_are_removed_and_added_continue_where_they_were() {
     let with = "[clients.a]\nretry.enabled = false\nlimiter.quota = \"10/h\"";
     let clients = registry(with);
     let a = clients.get("a").unwrap();

@@ -86,7 +86,7 @@ fn a_snapshot_survives_its_text() {
 }
 
 #[test]
-fn a_breaker_goes_on_after_a_restart() {
+fn a_breaker_continues_after_a_restart() {
     let clock = ManualClock::new();
     let build = || {
         CircuitBreaker::builder()

@@ -203,7 +203,7 @@ fn a_broken_file_is_reported_once_and_the_former_settings_stay() {
 }
 
 #[test]
-fn a_file_that_was_read_by_hand_is_not_read_again() {
+fn a_file_that_was_reloaded_explicitly_is_not_read_again() {
     let folder = Folder::new("hand");
     let path = folder.join("clients.toml");
     fs::write(&path, text(3)).unwrap();

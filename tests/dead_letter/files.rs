@@ -25,7 +25,7 @@ fn open(folder: &Folder, clock: &ManualClock) -> Queue {
 }
 
 #[test]
-fn letters_and_how_they_stand_survive_the_process() {
+fn letters_and_their_standing_survive_the_process() {
     let (clock, folder) = (ManualClock::new(), Folder::new("survive"));
     let queue = open(&folder, &clock);
     clock.block_on(async {

@@ -29,7 +29,7 @@ fn a_letter_tells_why_the_call_failed() {
 }
 
 #[test]
-fn a_letter_comes_back_as_it_was_stored() {
+fn a_letter_is_read_as_it_was_stored() {
     let (clock, wall) = (ManualClock::new(), Wall::default());
     let times = wall.clone();
     let queue = builder(&clock)
@@ -145,7 +145,7 @@ fn filters_choose_by_each_condition() {
 }
 
 #[test]
-fn peek_gives_pages_that_go_on_where_the_last_one_ended() {
+fn each_page_of_peek_begins_where_the_last_one_ended() {
     let clock = ManualClock::new();
     let queue = builder(&clock).build().unwrap();
     clock.block_on(async {

@@ -215,7 +215,7 @@ fn the_end_of_a_run_is_an_event_with_what_became_of_the_letters() {
 }
 
 #[test]
-fn an_open_circuit_stops_the_run_and_counts_as_no_replay() {
+fn an_open_circuit_stops_the_run_and_does_not_count_as_a_replay() {
     let clock = ManualClock::new();
     let queue = full(&clock, 5);
     let open = Rejected::new("github", Reason::CircuitOpen).with_retry_after(SECOND);

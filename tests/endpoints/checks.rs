@@ -131,7 +131,7 @@ fn a_check_that_hangs_failed_and_delays_no_other() {
 }
 
 #[test]
-fn when_the_last_checker_ends_what_checks_have_said_is_forgotten() {
+fn when_the_last_checker_ends_the_results_of_checks_are_discarded() {
     let clock = ManualClock::new();
     let endpoints = builder(&clock, 3).unhealthy_after(1).build().unwrap();
     let check = |node| async move { if node == 1 { Err(()) } else { Ok(()) } };
@@ -151,7 +151,7 @@ fn when_the_last_checker_ends_what_checks_have_said_is_forgotten() {
 }
 
 #[test]
-fn a_check_that_panics_ends_the_checker_and_what_it_has_said() {
+fn a_check_that_panics_ends_the_checker_and_discards_its_results() {
     let clock = ManualClock::new();
     let endpoints = builder(&clock, 3).unhealthy_after(1).build().unwrap();
     let rounds = Cell::new(0);

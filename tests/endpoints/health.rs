@@ -261,7 +261,7 @@ fn calls_go_to_all_nodes_when_too_few_are_available() {
 }
 
 #[test]
-fn without_a_panic_threshold_calls_are_rejected_with_the_time_to_come_back() {
+fn without_a_panic_threshold_rejections_state_when_to_retry() {
     let clock = ManualClock::new();
     let endpoints = rotating(&clock, 2)
         .panic_threshold(0.0)

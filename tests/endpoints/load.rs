@@ -141,7 +141,7 @@ fn rejections_by_inner_layers_say_nothing_about_the_node() {
 }
 
 #[test]
-fn what_a_classifier_inside_says_is_what_counts() {
+fn the_verdict_of_a_classifier_inside_counts() {
     let clock = ManualClock::new();
     let endpoints = builder(&clock, 2).build().unwrap();
     let stack = (

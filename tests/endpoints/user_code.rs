@@ -12,7 +12,7 @@ use backstop::{Endpoints, Event, ManualClock};
 use crate::{SECOND, fail, name, rotating, state};
 
 #[test]
-fn an_observer_may_use_the_set_it_hears_about() {
+fn an_observer_may_use_the_set_that_reports_to_it() {
     static SET: OnceLock<Endpoints<usize>> = OnceLock::new();
     let clock = ManualClock::new();
     let observer = |event: &Event| {

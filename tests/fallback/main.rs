@@ -238,7 +238,7 @@ fn the_operation_is_dropped_before_it_is_replaced() {
 }
 
 #[test]
-fn an_observer_hears_of_each_use() {
+fn an_observer_gets_an_event_for_each_use() {
     let (clock, heard) = (ManualClock::new(), Arc::new(Mutex::new(Vec::new())));
     let observer = {
         let heard = heard.clone();

@@ -170,7 +170,7 @@ fn a_value_of_each_key_is_evicted_when_it_is_too_old() {
 }
 
 #[test]
-fn an_observer_hears_of_each_stale_value() {
+fn an_observer_gets_an_event_for_each_stale_value() {
     let (clock, heard) = (ManualClock::new(), Arc::new(Mutex::new(Vec::new())));
     let observer = {
         let heard = heard.clone();

@@ -89,7 +89,7 @@ fn a_call_and_its_attempts_are_counted_under_the_names_of_the_table() {
 }
 
 #[test]
-fn a_cut_attempt_is_cancelled_and_a_rejection_is_no_attempt() {
+fn a_cut_attempt_is_cancelled_and_a_rejection_is_not_an_attempt() {
     let (recorder, metrics) = metrics();
     let clock = ManualClock::new();
     let timeout = Timeout::builder().after(ms(50)).clock(clock.clone());

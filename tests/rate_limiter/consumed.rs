@@ -301,7 +301,7 @@ fn rejections_are_counted() {
 }
 
 #[test]
-fn what_is_told_behind_waiters_knows_of_a_commit_above_the_reservation() {
+fn times_stated_behind_waiters_include_a_commit_above_the_reservation() {
     let quotas = [
         Quota::per_second(10),
         Quota::per_second(10).fixed_window(),

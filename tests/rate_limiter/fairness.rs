@@ -142,7 +142,7 @@ impl Clock for Ticking {
 }
 
 #[test]
-fn late_timers_cost_a_full_line_none_of_its_rate() {
+fn late_timers_cost_a_full_queue_none_of_its_rate() {
     let second = |rate| Quota::per_second(rate);
     for rate in [200, 500, 3_000, 5_000, 20_000] {
         let waiters = (rate / 2).min(5_000);
@@ -202,7 +202,7 @@ fn a_task_that_acquires_again_and_again_keeps_the_rate_too() {
 }
 
 #[test]
-fn a_cancellation_in_a_long_line_is_seen_by_the_estimate_at_once() {
+fn the_estimate_reflects_a_cancellation_in_a_long_queue_at_once() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(1).burst(1));
     drain(&limiter);

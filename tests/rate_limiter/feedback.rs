@@ -216,7 +216,7 @@ fn an_adaptive_limiter_never_exceeds_its_quota() {
 }
 
 #[test]
-fn results_of_calls_admitted_by_hand_count_when_they_are_recorded() {
+fn results_of_calls_admitted_manually_count_when_they_are_recorded() {
     let clock = ManualClock::new();
     let limiter = adaptive(&clock).build().unwrap();
     for _ in 0..100 {

@@ -253,7 +253,7 @@ fn a_policy_that_waits_shows_the_operation_the_time_after_it_and_is_cancelled_wi
 }
 
 #[test]
-fn observers_hear_a_rejection_of_the_policy_once() {
+fn observers_get_a_rejection_of_the_policy_once() {
     let clock = ManualClock::new();
     for longest in [Duration::ZERO, ms(500)] {
         for overflow in [Overflow::Reject, Overflow::Shared] {

@@ -38,7 +38,7 @@ fn hammer(limiter: &RateLimiter, threads: usize, calls: u64) -> u64 {
 }
 
 #[test]
-fn contention_never_wedges_it() {
+fn contention_never_blocks_the_limiter() {
     let clock = ManualClock::new();
     for stripes in [1, 4] {
         let quota = Quota::new(10, ms(1)).burst(20);
@@ -50,7 +50,7 @@ fn contention_never_wedges_it() {
 }
 
 #[test]
-fn what_there_is_is_given_out_and_no_more() {
+fn no_more_tokens_are_given_out_than_there_are() {
     let clock = ManualClock::new();
     let one = Quota::new(1, Duration::MAX);
     for stripes in [1, 4] {
@@ -434,7 +434,7 @@ fn a_flood_of_keys_stays_in_bounds_and_gives_no_key_a_fresh_burst() {
 }
 
 #[test]
-fn what_was_reserved_and_not_used_comes_back() {
+fn unused_tokens_of_a_reservation_are_returned() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(5));
     drop(limiter.reserve(5).unwrap());

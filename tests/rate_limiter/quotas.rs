@@ -56,7 +56,7 @@ fn a_decision_is_one_look() {
 }
 
 #[test]
-fn of_several_quotas_the_tightest_speaks() {
+fn of_several_quotas_the_tightest_is_reported() {
     let clock = ManualClock::new();
     let limiter = builder(&clock, Quota::per_second(10))
         .quota(Quota::per_hour(15).fixed_window())
@@ -347,7 +347,7 @@ proptest! {
 }
 
 #[test]
-fn of_a_limiter_for_each_key_those_leave_that_are_as_new() {
+fn limiters_of_keys_are_evicted_once_they_equal_new_ones() {
     let two = Quota::per_second(2);
     for quota in [
         two,

@@ -31,7 +31,7 @@ fn below_the_limit_no_call_is_rejected_and_trips_are_few() {
 }
 
 #[test]
-fn above_the_limit_nearly_all_of_it_is_used_and_no_more() {
+fn above_the_limit_nearly_all_of_it_is_used_but_no_more() {
     for (rate, burst) in [(1000, 1000), (1000, 100), (1000, 10), (10_000, 1000)] {
         for load in [1.5, 5.0] {
             let mut fleet = fleet(rate, burst);

@@ -40,7 +40,7 @@ fn run_outage(quota: Quota, load: f64, outage: Outage, fault: Fault) -> (Fleet, 
 }
 
 #[test]
-fn without_the_store_the_fleet_goes_on_at_about_the_rate() {
+fn without_the_store_the_fleet_keeps_to_about_the_rate() {
     for fault in FAULTS {
         for load in [1.5, 5.0] {
             let quota = Quota::per_second(1000).burst(100);
@@ -209,7 +209,7 @@ fn losing_and_finding_the_store_is_one_event_each() {
 }
 
 #[test]
-fn a_rejection_without_the_store_says_when_to_come_back() {
+fn a_rejection_without_the_store_states_when_to_retry() {
     let mut fleet = Fleet::new(1, Quota::per_second(10).burst(1), |builder| {
         builder.on_outage(Outage::Closed)
     });

@@ -104,7 +104,7 @@ impl<F: Fn(&mut Vec<Taken>) + Clone + Send + Sync + 'static> Store for Wrong<F> 
 }
 
 #[test]
-fn a_store_that_grants_more_than_it_was_asked_for_is_not_believed() {
+fn a_store_that_grants_more_than_it_was_asked_for_is_not_trusted() {
     let clock = ManualClock::new();
     let wrong = |taken: &mut Vec<Taken>| {
         taken[0].granted = u64::MAX;

@@ -91,7 +91,7 @@ fn a_turn_that_would_come_too_late_is_rejected_at_once() {
 }
 
 #[test]
-fn a_waiter_goes_on_when_the_store_is_lost() {
+fn a_waiter_is_served_when_the_store_is_lost() {
     let clock = ManualClock::new();
     let (limiter, store) = limiter(&clock, Quota::per_second(100).burst(1));
     for _ in 0..3 {

@@ -12,7 +12,7 @@ use super::{MINUTE, breaker, fetch, hedge, retry, spawn, timeout};
 
 /// Layers whose type names the value or the error, with types without a lifetime.
 #[tokio::test(start_paused = true)]
-async fn typed_layers_with_an_own_error() {
+async fn typed_layers_with_a_custom_error() {
     #[derive(Debug, PartialEq)]
     enum MyError {
         Busy,

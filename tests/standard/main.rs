@@ -203,7 +203,7 @@ fn contradictions_and_wrong_settings_are_errors_that_name_them() {
 }
 
 #[test]
-fn one_observer_hears_every_layer_and_the_end_of_each_call() {
+fn one_observer_gets_the_events_of_every_layer_and_the_end_of_each_call() {
     let clock = ManualClock::new();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let log = heard.clone();

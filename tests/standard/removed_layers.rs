@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_layer_that_is_switched_on_and_off_goes_on_where_it_was_each_time() {
+fn a_layer_that_is_switched_off_and_on_continues_where_it_was() {
     let clock = ManualClock::new();
     let standard = standard(&clock).without_breaker().without_budget();
     let standard = standard.build().unwrap();

@@ -56,7 +56,7 @@ fn a_forwarded_address_is_counted_from_the_right() {
 }
 
 #[test]
-fn a_forwarded_address_that_is_missing_or_malformed_is_no_key() {
+fn a_forwarded_address_that_is_missing_or_malformed_gives_no_key() {
     for (hops, fields) in [
         (0, vec!["192.0.2.7"]),
         (2, vec!["192.0.2.7"]),

@@ -88,7 +88,7 @@ async fn hedges_run_beside_the_first_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_copies_with_a_function_and_knows_what_it_cannot_copy() {
+async fn by_copies_with_a_function_and_sends_once_what_it_cannot_copy() {
     let copies = Arc::new(AtomicU32::new(0));
     let counted = copies.clone();
     // Odd requests cannot be copied.

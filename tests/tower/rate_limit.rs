@@ -17,7 +17,7 @@ fn limits(quota: Quota) -> KeyedRateLimiter<IpAddr> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn responses_say_what_is_left_and_rejections_when_to_come_back() {
+async fn responses_state_what_is_left_and_rejections_when_to_retry() {
     let layer = RateLimitLayer::new(limits(Quota::per_second(2)), key::peer_ip());
     let mut service = layer.layer(Counting::default());
     let first = send(&mut service, from("192.0.2.1")).await.unwrap();

@@ -209,7 +209,7 @@ fn the_time_of_a_rejection_is_exact() {
 }
 
 #[test]
-fn ten_thousand_keys_at_once_are_no_outage() {
+fn ten_thousand_keys_at_once_are_not_an_outage() {
     with_server("ten_thousand_keys_at_once", |server| async move {
         let store = connect(&server).await;
         let limits = SharedKeyedRateLimiter::<u64>::builder()
@@ -481,7 +481,7 @@ fn a_value_of_another_form_is_none() {
 }
 
 #[test]
-fn a_user_of_few_rights_suffices() {
+fn a_user_with_few_permissions_suffices() {
     with_server("a_user_of_few_rights", |server| async move {
         let mut rights = vec![
             "ACL",

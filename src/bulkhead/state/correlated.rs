@@ -46,7 +46,7 @@ pub struct Correlated {
     baseline: ExpAverage,
     throughput: Correlation,
     latency: Correlation,
-    /// Recent in-flight counts in decreasing order, each the largest since its time.
+    /// Recent peaks of the in-flight count, with their times. A new count removes the earlier ones that it reaches.
     peaks: VecDeque<(Instant, u32)>,
     /// Throughput and latency of the windows that the correlations cover.
     knee: LastPairs,

@@ -123,11 +123,12 @@ impl VegasBuilder {
     utilization_setter!();
 
     curves! {
-        /// Sets the queue below which the limit grows, as a function of the limit. Default 3 · log10.
+        /// Sets the length of the queue below which the limit grows, as a function of the limit. Default 3 · log10.
         alpha;
-        /// Sets the queue above which the limit shrinks, as a function of the limit. Default 6 · log10.
+        /// Sets the length of the queue above which the limit shrinks, as a function of the limit. Default 6 · log10.
         beta;
-        /// Sets the queue up to which the limit grows by `beta`, as a function of the limit. Default log10.
+        /// Sets the length of the queue up to which the limit grows by `beta`, as a function of the limit. Default
+        /// log10.
         threshold;
         /// Sets the limit after an increase, as a function of the limit. Default limit + log10.
         increase;

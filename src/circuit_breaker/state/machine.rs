@@ -424,7 +424,7 @@ impl Machine {
         };
     }
 
-    /// Replaces the rules. A break and a ramp-up end when they would have, probes in flight follow the new rules.
+    /// Replaces the rules. A break and a ramp-up end at the same time as before; probes in flight follow the new rules.
     pub(crate) const fn set_rules(&mut self, rules: HalfOpenRules, ramp_up: Duration) {
         self.rules = rules;
         self.ramp_up = ramp_up;

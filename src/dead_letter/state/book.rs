@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_behind_one_of_a_clock_that_was_ahead_expire_at_their_age() {
+    fn letters_behind_one_stored_while_the_clock_was_ahead_expire_at_their_age() {
         const HOUR: u64 = 3_600_000_000;
         let mut book = Book::new(limits(10, 1000, WhenFull::Reject));
         for (id, at) in [(1, HOUR), (2, 0), (3, 50), (4, HOUR + 50)] {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_larger_than_everything_finds_no_room() {
+    fn a_letter_larger_than_the_whole_limit_does_not_fit() {
         for when_full in [WhenFull::Reject, WhenFull::EvictOldest] {
             let book = Book::<()>::new(limits(10, 100, when_full));
             assert!(book.has_room((0, 0), 100));

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_record_that_overwrote_padding_in_part_is_torn() {
         let (bytes, last) = (lines(3), lines(3).len() / 3);
-        // With all but its line break, which the padding provides, the record is whole.
+        // A cut that removes only the line break leaves the record whole, because the padding consists of line breaks.
         for cut in 0..last - 1 {
             let mut part = bytes[..bytes.len() - last + cut].to_vec();
             let torn = bytes.len() - last..part.len();

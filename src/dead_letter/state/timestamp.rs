@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_rejected() {
+    fn text_that_is_not_a_time_is_rejected() {
         for text in [
             "",
             "Z",

@@ -5,7 +5,7 @@
 pub(crate) struct Level {
     /// Nodes that take calls.
     pub(crate) available: usize,
-    /// All nodes, but those that are drained.
+    /// All nodes except the drained ones.
     pub(crate) total: usize,
 }
 

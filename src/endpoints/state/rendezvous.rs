@@ -1,4 +1,4 @@
-//! Rendezvous hashing: each key has the node with the highest score.
+//! Rendezvous hashing: each key belongs to the node with the highest score for it.
 
 use std::hash::{Hash, Hasher};
 
@@ -27,7 +27,7 @@ impl Hasher for Fnv {
     }
 }
 
-/// Returns the score of a node for a key: of all nodes, each is the highest one for a share of the keys that is
+/// Returns the score of a node for a key. Each node has the highest score of all for a share of the keys that is
 /// proportional to its weight ("Weighted Distributed Hash Tables", Schindelhauer and Schomaker 2005).
 pub(crate) fn score(key: u64, node: u64, weight: f64) -> f64 {
     const SCALE: f64 = 1.0 / (1_u64 << 53) as f64;

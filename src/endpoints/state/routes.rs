@@ -153,8 +153,8 @@ impl Routes {
         })
     }
 
-    /// Picks a node that the call has not tried: of its tier, or else of the most preferred one that has
-    /// any. If the call has tried all of them, it tries one again.
+    /// Picks a node that the call has not tried, from its own tier, or otherwise from the most preferred tier with such
+    /// a node. If the call has tried all nodes, picks one of its own tier again.
     #[cold]
     fn pick_untried<'a>(&'a self, tier: &'a Tier, request: &mut PickRequest) -> Option<&'a Entry> {
         let others = self.tiers.iter();
@@ -172,7 +172,7 @@ impl Routes {
     }
 }
 
-/// Returns whether a call may probe this node. A call with a key may only if the key will belong to the node.
+/// Returns whether a call may probe this node. A call with a key may do so only if the key will belong to the node.
 fn is_node_of_key(
     priority: u32,
     entry: &Entry,

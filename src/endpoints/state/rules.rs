@@ -31,7 +31,7 @@ pub(crate) struct Rules {
     pub(crate) jitter: f64,
     /// The largest share of nodes that may be ejected at once.
     pub(crate) max_ejected: f64,
-    /// Whether ejections are reported, and not enforced.
+    /// Whether ejections are only reported, but not enforced.
     pub(crate) shadow: bool,
     pub(crate) overprovisioning: f64,
     /// Zero: never.
@@ -69,7 +69,7 @@ impl Rules {
         length.min(nanos(self.max_ejection))
     }
 
-    /// Returns how many of so many nodes may be ejected at once: one at least, unless the share is zero.
+    /// Returns how many of `members` nodes may be ejected at once: at least one, unless the share is zero.
     pub(crate) fn max_ejected(&self, members: usize) -> usize {
         let max = (self.max_ejected * members as f64) as usize;
         max.max(usize::from(self.max_ejected > 0.0))

@@ -113,8 +113,8 @@ impl Histogram {
     /// latencies that are known. Changes nothing.
     ///
     /// The share of calls above a latency is the Kaplan-Meier estimate: a censored sample counts among all up to its
-    /// latency, and among none beyond. If too many samples are censored to determine it, it is the longest latency of
-    /// any.
+    /// latency, and among none beyond. If too many samples are censored to determine the quantile, the longest of all
+    /// latencies is returned.
     pub(super) fn quantile(&self, now: Instant, quantile: f64) -> (Option<u64>, u64) {
         let windows = self.windows(now);
         let (mut known, mut at_risk) = (0, 0);

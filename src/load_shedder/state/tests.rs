@@ -292,7 +292,7 @@ fn the_distribution_covers_the_last_thousand_calls() {
 }
 
 #[test]
-fn a_delay_of_up_to_half_the_target_is_no_overload() {
+fn a_delay_of_up_to_half_the_target_is_not_an_overload() {
     for (millis, is_overload) in [(4, false), (5, false), (6, true)] {
         let mut pressure = Pressure::new(0.9, Duration::from_secs(1));
         let window = Duration::from_millis(100);

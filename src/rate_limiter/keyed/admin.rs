@@ -131,7 +131,7 @@ impl<K> KeyedRateLimiter<K> {
             .try_for_each(|limiter| limiter.set_quotas(quotas, inherit))
     }
 
-    /// Rejects calls of all keys for `duration`, for a `Retry-After` of the dependency. Calls that may wait do. Of
+    /// Rejects calls of all keys for `duration`, for a `Retry-After` of the dependency. Calls that may wait do so. Of
     /// several pauses, the one that ends last applies.
     pub fn pause_for(&self, duration: Duration) {
         self.pause_until(self.inner.base.now() + duration);

@@ -143,7 +143,7 @@ impl<K> BucketMap<K> {
 
     /// Returns whether the table must grow before the next insertion.
     pub(super) const fn is_full(&self) -> bool {
-        // Two thirds full, a search visits 1.24 groups; four fifths full, 1.5.
+        // A search visits 1.24 groups on average in a table that is two thirds full, and 1.5 if it is four fifths full.
         (self.keys + 1) * 3 > self.capacity() * 2
     }
 

@@ -416,7 +416,7 @@ enum Added<R> {
     Locked,
 }
 
-/// Runs `bucket` on the bucket of a key that has an own limit. Returns the limiter of a key that has one,
+/// Runs `bucket` on the bucket of a key that has a limit of its own. Returns the limiter of a key that has one,
 /// to be used outside the lock.
 #[cold]
 fn of_own_limit<K, R>(

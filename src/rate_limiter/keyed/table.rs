@@ -155,7 +155,7 @@ impl<K> Table<K> {
         self.rest.as_mut()?.own_limits.get_mut(number(word))
     }
 
-    /// Inserts a key that is not in the table, with a full bucket of the default quota or an own limit.
+    /// Inserts a key that is not in the table, with a full bucket of the default quota or a limit of its own.
     /// Returns its state as [`find`](Self::find) does.
     pub(super) fn insert<'a>(
         &'a mut self,

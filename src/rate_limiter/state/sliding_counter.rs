@@ -71,8 +71,8 @@ impl SlidingCounter {
         self.weighted(self.left(now)).saturating_add(self.current)
     }
 
-    /// Returns how much of the window may be left for the previous one to count at most `room`. Zero means only in
-    /// the next window.
+    /// Returns the most nanoseconds that may be left of the current window while the previous one counts as at most
+    /// `room`. Zero means that this is only so in the next window.
     fn left_for(&self, room: u64) -> u64 {
         if self.previous <= room {
             return self.window;

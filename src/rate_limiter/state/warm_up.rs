@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_before_the_quota_changed_comes_back_at_the_new_price() {
+    fn tokens_taken_before_a_change_of_the_quota_are_returned_at_the_new_price() {
         for inherit in [Inherit::AsIs, Inherit::Reset] {
             let mut limit = cold(10);
             // The limit is warm and in debt.

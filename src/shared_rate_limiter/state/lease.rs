@@ -26,10 +26,10 @@ pub(crate) struct Lease {
     lots: Lots,
     demand: Demand,
     share: Share,
-    /// The store's level at its last answer, and when that came.
+    /// The level of the bucket in the store's last answer, and when that answer arrived.
     level: Option<(Instant, f64)>,
     store_time: StoreTime,
-    /// Until then, calls that cost more than `closed_above` cause no request.
+    /// Until this time, calls that cost more than `closed_above` cause no request.
     closed_until: Instant,
     closed_above: u64,
     /// The last request for tokens: its size, when it was granted, and whether in full.

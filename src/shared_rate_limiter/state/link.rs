@@ -29,7 +29,7 @@ struct Outage {
 pub(crate) enum Contact {
     /// The store answers.
     Up {
-        /// Until then, processes keep to their shares after an outage.
+        /// Until this time, processes keep to their shares after an outage.
         pace_until: Instant,
     },
     /// The store does not answer.
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn after_an_outage_shares_are_kept_as_long_as_it_lasted_but_not_for_long() {
+    fn after_an_outage_shares_are_kept_for_its_length_up_to_a_bound() {
         let mut link = Link::default();
         let paced = |link: &Link| match link.contact() {
             Contact::Up { pace_until } => pace_until,

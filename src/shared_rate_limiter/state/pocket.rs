@@ -15,7 +15,7 @@ pub(crate) struct Pocket {
     expires: AtomicU64,
     /// A call that leaves no more than this makes the lease request more.
     low: AtomicU64,
-    /// Until then, calls that find no token are rejected.
+    /// Until this time, calls that find no token are rejected.
     closed_until: AtomicU64,
     /// When there will be a token again.
     ready_at: AtomicU64,

@@ -315,7 +315,7 @@ fn correlated_keeps_the_capacity_when_round_trips_change() {
 }
 
 #[test]
-fn latencies_that_vary_are_borne() {
+fn latencies_that_vary_are_tolerated() {
     // One call in ten takes 25 times as long as the others, then exponential lengths with a mean of 10 ms.
     let bimodal = |random: &mut Random| {
         if random.unit() < 0.1 {

@@ -279,7 +279,7 @@ fn idle_intervals_count_as_intervals_without_an_ejection() {
 }
 
 #[test]
-fn equal_nodes_are_no_outliers_at_any_deviation() {
+fn equal_nodes_are_not_outliers_at_any_deviation() {
     // Rounding makes the mean of equal rates differ from the rates.
     for deviations in [1e-9, 0.1, 0.5, 0.9, 1.9] {
         for failed in 0..100 {
