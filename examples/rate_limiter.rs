@@ -175,7 +175,9 @@ fn main() -> Result<(), ConfigError> {
     print_traffic(start, &calls);
     // Calls evict idle keys over time.
     per_customer.evict_idle();
-    println!("\nCustomers that the limiter still tracks, because their buckets are not full again:");
+    println!(
+        "\nCustomers that the limiter still tracks, because their buckets are not full again:"
+    );
     let mut entries = Vec::new();
     per_customer.for_each(|customer, decision| entries.push((customer.clone(), decision)));
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));

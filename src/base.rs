@@ -131,7 +131,7 @@ impl Base {
     /// While the thread panics already, neither a panic of the clock nor one of `settle` propagates: it would abort
     /// the process.
     ///
-    /// For drops, refunds, and charges, whose work must not get lost.
+    /// Used for drops, refunds, and charges, whose work must not get lost.
     pub(crate) fn at_now_or(&self, known: Instant, settle: impl FnOnce(Instant)) {
         let (mut now, mut panics) = (known, Panics::default());
         panics.run(|| now = self.now());

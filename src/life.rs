@@ -22,13 +22,13 @@ impl Life {
     /// Returns the life of a permit in user code: a panic of the thread counts as one of the call, unless the thread
     /// panicked already when the permit was given.
     #[inline(always)]
-    pub(crate) fn of_a_handle() -> Self {
+    pub(crate) fn of_handle() -> Self {
         Self::new(thread::panicking())
     }
 
     /// Returns the life of a permit in a policy, which observes panics of the call directly.
     #[inline(always)]
-    pub(crate) const fn of_a_policy() -> Self {
+    pub(crate) const fn of_policy() -> Self {
         Self::new(true)
     }
 

@@ -63,7 +63,7 @@ impl fmt::Display for Health {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
-    /// A fault that may be gone at the next attempt. Also the class of results without an error.
+    /// A fault that may be gone at the next attempt. This is also the class of results without an error.
     Transient,
     /// The dependency asked to slow down.
     Throttled,
@@ -154,7 +154,8 @@ impl Verdict {
     }
 
     /// Returns the verdict on an answer of a server that states when to try again and expects to be available by
-    /// then, so the backoff starts over. For a non-negative gRPC pushback (`grpc-retry-pushback-ms`); a negative or
+    /// then, so the backoff starts over. Use it for a non-negative gRPC pushback (`grpc-retry-pushback-ms`); a negative
+    /// or
     /// malformed one is a [`failure`](Self::failure).
     pub const fn pushback(after: Duration) -> Self {
         let mut verdict = Self::transient().after(after);

@@ -1,4 +1,4 @@
-//! The payment service: reads a line with a key and an amount, and answers with a line.
+//! The payment service: reads text lines with a key and an amount, and writes one answer for each.
 
 use std::collections::BTreeSet;
 use std::io;

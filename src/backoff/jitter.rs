@@ -18,12 +18,12 @@ pub enum Jitter {
     /// Anywhere within this fraction, 0 to 1, below and above the delay. gRPC uses 0.2,
     /// resilience4j 0.5.
     PlusMinus(f64),
-    /// A random delay from the first one to three times the previous one ("decorrelated jitter", same source). For
-    /// exponential backoffs, whose factor it ignores, because each delay grows from the previous one.
+    /// A random delay from the first one to three times the previous one ("decorrelated jitter", same source). Meant
+    /// for exponential backoffs, whose factor it ignores, because each delay grows from the previous one.
     Decorrelated,
     /// Grows smoothly, without the clusters that `Decorrelated` has at its edges: the increments of
-    /// `2^t · tanh(√4t)` at random `t`, which keep the median of the plain backoff ("decorrelated
-    /// jitter v2", Polly). For exponential backoffs.
+    /// `2^t · tanh(√4t)` at random `t`, which keep the median of the plain backoff ("decorrelated jitter v2", Polly).
+    /// Meant for exponential backoffs.
     DecorrelatedV2,
 }
 

@@ -103,7 +103,7 @@ impl Permit for Running<'_> {
         mem::forget(self);
         outcome.shown_to(|verdict, finished| {
             if inner.adaptive.is_some() && !raw.is_nothing() {
-                return end_of_sample(inner, raw, verdict, finished, observer);
+                return end_with_sample(inner, raw, verdict, finished, observer);
             }
             if !raw.is_nothing() {
                 inner.release(raw);
@@ -118,7 +118,7 @@ impl Permit for Running<'_> {
 /// Out of line, with all arguments by value. If the caller took the address of the permit, the permit would have to be
 /// in memory.
 #[inline(never)]
-fn end_of_sample(
+fn end_with_sample(
     inner: &Inner,
     raw: RawPermit,
     verdict: Verdict,

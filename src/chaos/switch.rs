@@ -12,7 +12,7 @@ use crate::sync::lock;
 /// Turns an injector of faults on and off, and changes its rates, while calls run. Returned by
 /// [`Chaos::switch`](super::Chaos::switch).
 ///
-/// Without type parameters, whatever the faults are: for an admin endpoint, or a test. Cheap to clone.
+/// It has no type parameters, so an admin endpoint or a test can hold one whatever the faults are. Cheap to clone.
 #[derive(Clone)]
 pub struct Switch {
     inner: Arc<Inner>,

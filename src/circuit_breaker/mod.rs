@@ -103,7 +103,7 @@ impl CircuitBreaker {
                 started = inner.now();
             }
         }
-        Ok(Permit::new(inner, ticket, started, Life::of_a_handle()))
+        Ok(Permit::new(inner, ticket, started, Life::of_handle()))
     }
 
     /// Returns the state as last decided: a break that is over counts as open until the next call. Costs one load.

@@ -72,7 +72,7 @@ impl<'a> Gate for &'a CircuitBreaker {
 
     #[inline(always)]
     fn permit(self, (ticket, started): Self::Ticket) -> Permit<'a> {
-        Permit::new(&self.inner, ticket, started, Life::of_a_policy())
+        Permit::new(&self.inner, ticket, started, Life::of_policy())
     }
 }
 

@@ -24,7 +24,7 @@ impl LockSpy {
         self.seen.lock().unwrap().push((during.into(), is_free));
     }
 
-    /// Returns the checks since the last call of this. Fails if the lock was held during one of them.
+    /// Returns the checks since the last call of this function. Fails if the lock was held during one of them.
     fn seen(&self) -> Vec<String> {
         let seen = std::mem::take(&mut *self.seen.lock().unwrap());
         let held: Vec<_> = seen.iter().filter(|(_, is_free)| !is_free).collect();

@@ -11,7 +11,7 @@ pub(crate) use super::sleep::blocking::block_on;
 
 /// The system's monotonic clock, whose sleeps park the thread.
 ///
-/// For programs without a runtime: build policies with it and use them through
+/// Meant for programs without a runtime: build policies with it and use them through
 /// [`call_blocking`](crate::Policy::call_blocking). Anywhere else, polling a sleep parks the thread until the sleep
 /// ends, so keep it out of async executors.
 ///

@@ -40,7 +40,7 @@ fn meet(lands: bool) {
             let waker = Waker::from(woken.clone());
             let task = Context::from_waker(&waker);
             match inner.enter(&1, TERMS) {
-                // The other one was over.
+                // The other flight had ended.
                 Entered::Leads(leading) => leading.land(&Outcome::of(Ok(2))),
                 Entered::Waits(mut waiting) => loop {
                     match waiting.poll(&task) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::backoff::BackoffSettings;
 use super::scope::Scope;
-use super::section::{builds, only_in_stacks, section};
+use super::section::{allow_only_in_stacks, builds, section};
 use super::setting::Setting;
 use crate::backoff::Jitter;
 use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder, HalfOpen, Trip};
@@ -128,8 +128,8 @@ section! {
     /// Settings of a [`CircuitBreaker`], named after the setters of [`CircuitBreakerBuilder`].
     BreakerSettings, aliases [("break", "break_for"), ("trip", "trip_on"), ("slow", "slow_call")],
     for [] CircuitBreakerBuilder => {
-        /// Whether the layer is on. Only in a stack.
-        enabled: bool = true => only_in_stacks,
+        /// Whether the layer is on. Allowed only in a stack.
+        enabled: bool = true => allow_only_in_stacks,
         /// A rule that opens the circuit, or a list of rules.
         trip_on: Vec<TripSettings> = default_trips() => |builder, trips, at| {
             let one = trips.len() == 1;

@@ -162,7 +162,7 @@ fn read_defaults(defaults: &Value, at: &mut Scope) -> Value {
             let rule = "must not be given: the name of a client is its key";
             at.at("name", |at| at.report(rule, Some(&Value::Text(name))));
         }
-        // Each client may give what the defaults lack.
+        // Each client may give the settings that the defaults lack.
         at.ignoring_missing(|at| valid.settle(at));
         match at.len() == before {
             true => defaults.clone(),

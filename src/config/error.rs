@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 /// One mistake in settings.
 ///
-/// `Display` is one line, such as `clients.github.retry.max_attempts: must be at least 1, is 0`.
+/// `Display` writes one line, such as `clients.github.retry.max_attempts: must be at least 1, is 0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub(super) path: String,
@@ -43,7 +43,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All mistakes in settings. `Display` is one line for each.
+/// All mistakes in settings. `Display` writes one line for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError {
     pub(super) problems: Vec<Problem>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::scope::Scope;
-use super::section::{Checked, builds, only_in_stacks, section};
+use super::section::{Checked, allow_only_in_stacks, builds, section};
 use super::setting::{Setting, expected, identifiers};
 use super::value::Value;
 use crate::adaptive_rate::{CubicRate, CubicRateBuilder};
@@ -169,8 +169,8 @@ impl CubicRateSettings {
 section! {
     /// Settings of a [`RateLimiter`], named after the setters of [`RateLimiterBuilder`].
     LimiterSettings, for [] RateLimiterBuilder => {
-        /// Whether the layer is on. Only in a stack.
-        enabled: bool = true => only_in_stacks,
+        /// Whether the layer is on. Allowed only in a stack.
+        enabled: bool = true => allow_only_in_stacks,
         /// A quota, or a list of quotas that must all admit a call: texts such as `"100/s, burst 20"`, or tables.
         quota: Vec<Quota> => |builder, quotas, _| quotas.into_iter().fold(builder, RateLimiterBuilder::quota),
         /// Adapts the rate to throttled results.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::backoff::BackoffSettings;
 use super::budget::BudgetSettings;
 use super::scope::Scope;
-use super::section::{builds, only_in_stacks, section};
+use super::section::{allow_only_in_stacks, builds, section};
 use super::setting::{Setting, expected};
 use super::value::Value;
 use crate::error::ConfigError;
@@ -67,8 +67,8 @@ fn default_throttled_backoff() -> BackoffSettings {
 section! {
     /// Settings of a [`Retry`], named after the setters of [`RetryBuilder`].
     RetrySettings, for [] RetryBuilder => {
-        /// Whether the layer is on. Only in a stack.
-        enabled: bool = true => only_in_stacks,
+        /// Whether the layer is on. Allowed only in a stack.
+        enabled: bool = true => allow_only_in_stacks,
         /// The most attempts of a call, the first one included. At least 1.
         max_attempts: u32 = 3,
         /// The delays between attempts.

@@ -93,8 +93,8 @@ pub(super) fn entries<'a>(
     Some(entries)
 }
 
-/// Reports a layer that is switched off outside a stack. For the key `enabled`.
-pub(super) fn only_in_stacks<B>(builder: B, enabled: bool, at: &mut Scope) -> B {
+/// Reports a layer that is switched off outside a stack. Used for the key `enabled`.
+pub(super) fn allow_only_in_stacks<B>(builder: B, enabled: bool, at: &mut Scope) -> B {
     if !enabled {
         at.report("must be true outside a stack", Some(&Value::Bool(false)));
     }

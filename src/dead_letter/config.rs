@@ -108,7 +108,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         self
     }
 
-    /// Sets the source of wall-clock time, for the times in letters and for retention by age. For tests.
+    /// Sets the source of wall-clock time, for the times in letters and for retention by age. Useful in tests.
     pub fn timestamps<T: Into<Timestamp>>(
         mut self,
         now: impl Fn() -> T + Send + Sync + 'static,
@@ -118,7 +118,8 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
     }
 
     setters! {
-        /// Makes the idempotency keys of this queue reproducible. For tests: two queues with the same seed produce
+        /// Makes the idempotency keys of this queue reproducible. Useful in tests: two queues with the same seed
+        /// produce
         /// the same keys.
         seed;
         /// Sets the observer of the queue's events.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// An error of a dead letter queue.
 ///
-/// `Display` is one line: what failed, and where. The system's own error is the
+/// `Display` writes one line: what failed, and where. The system's own error is the
 /// [`source`](StdError::source).
 #[derive(Clone)]
 pub struct DeadLetterError {

@@ -86,7 +86,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         self.inner.push(letter).await
     }
 
-    /// Like [`push`](Self::push), but blocks the thread. For programs without a runtime.
+    /// Like [`push`](Self::push), but blocks the thread. Use it in programs without a runtime.
     ///
     /// # Errors
     ///
@@ -250,7 +250,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
         let now = self.inner.now();
         let mut unreadable = Vec::new();
         let mut after = filter.begins_after();
-        let size = filter.ids_wanted().min(PAGE);
+        let size = filter.wanted_ids().min(PAGE);
         loop {
             let page = store.page(after, size, now).await?;
             let wanted = |id: &LetterId| *id <= filter.ends_with();

@@ -108,7 +108,7 @@ pub struct Changed {
 }
 
 impl Changed {
-    /// Returns the state of a letter. For sinks of your own.
+    /// Returns the state of a letter. Use it in sinks of your own.
     pub const fn new(replays: u32, parked: bool) -> Self {
         Self { replays, parked }
     }

@@ -92,7 +92,7 @@ impl<N> Endpoints<N> {
         Some(Node { member })
     }
 
-    /// Picks a node for one call. For code that is not a closure.
+    /// Picks a node for one call. Use it for code that is not a closure.
     ///
     /// # Errors
     ///
@@ -100,7 +100,7 @@ impl<N> Endpoints<N> {
     /// first one does again, if it is known.
     pub fn try_acquire(&self) -> Result<Permit<'_, N>, Rejected> {
         let now = self.inner.base.clock.now();
-        let life = Life::of_a_handle();
+        let life = Life::of_handle();
         let flight = self.inner.pick(now, TriedNodes::NONE, None, life, None)?;
         Ok(Permit { flight })
     }

@@ -186,7 +186,7 @@ impl<'a, N> Gate for Pick<'a, N> {
         observer: Option<&dyn Observer>,
     ) -> Entered<Flight<'a, N>, Self::Entrance> {
         let now = cx.now(&self.inner.base.clock);
-        let life = Life::of_a_policy();
+        let life = Life::of_policy();
         match self.inner.pick(now, self.tried, self.key, life, observer) {
             Ok(flight) => {
                 cx.set_endpoint(flight.node().map_or(0, |node| node.member.address.id()));

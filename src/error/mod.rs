@@ -21,7 +21,7 @@ pub use self::timed_out::TimedOut;
 ///
 /// # Display and source
 ///
-/// `Display` is one lower-case line. The operation's error is not repeated in it, because it is the
+/// `Display` writes one lower-case line. The operation's error is not repeated in it, because it is the
 /// [`source`](StdError::source); `{error:#}` displays it too. Log an error that is not a `std::error::Error`, such as a
 /// `String` or an `anyhow::Error`, with `{error:#}`: it has no source.
 ///
@@ -102,7 +102,7 @@ impl<E> Error<E> {
         }
     }
 
-    /// Returns the operation's own error, or converts the error of a policy into one. For functions with a single
+    /// Returns the operation's own error, or converts the error of a policy into one. Use it in functions with a single
     /// error type.
     ///
     /// # Example
@@ -128,7 +128,7 @@ impl<E> Error<E> {
     }
 
     /// Returns the operation's own error, or that of a policy, as one boxed error, so that `?` works in
-    /// applications. Also for errors that do not implement `Error` but convert into a box, such as
+    /// applications. It also works for errors that do not implement `Error` but convert into a box, such as
     /// `Box<dyn Error + Send + Sync>` itself and `anyhow::Error`.
     ///
     /// In functions that return `anyhow::Error`, convert with `anyhow::Error::from_boxed(error.into_boxed())`; an

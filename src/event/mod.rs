@@ -78,7 +78,7 @@ pub use self::store::StoreEvent;
 
 /// An action or a decision of a policy.
 ///
-/// `Display` is one line that begins with the policy's name.
+/// `Display` writes one line that begins with the policy's name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {

@@ -17,7 +17,7 @@ use crate::clock::{BlockingClock, ClockHandle, blocking};
 use crate::error::Error;
 use crate::sync::lock;
 
-/// A policy with its type erased, for operations that return `Result<T, E>`. For fields and registries.
+/// A policy with its type erased, for operations that return `Result<T, E>`. Use it in fields and registries.
 ///
 /// Its futures are `Send`. A call allocates twice, for its own future and for that of the attempt, and once more for
 /// each further attempt. Cheap to clone; clones are the same policy.

@@ -68,8 +68,8 @@ pub trait Policy {
         }
     }
 
-    /// Like [`call`](Self::call), for an operation that can run only once, such as one that sends a body it owns. For
-    /// stacks whose policies attempt [at most once](AtMostOnce).
+    /// Like [`call`](Self::call), for an operation that can run only once, such as one that sends a body it owns. Only
+    /// for stacks whose policies attempt [at most once](AtMostOnce).
     ///
     /// A stack with a retry does not compile here:
     ///

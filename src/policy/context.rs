@@ -70,7 +70,7 @@ impl Context {
         self.now
     }
 
-    /// Reads `clock` again and returns the current time. For layers that have waited.
+    /// Reads `clock` again and returns the current time. Called by layers that have waited.
     #[inline]
     pub fn refresh(&mut self, clock: &ClockHandle) -> Instant {
         let now = clock.now();
@@ -257,7 +257,7 @@ impl Context {
         self.endpoint = endpoint;
     }
 
-    /// Saves the context while an attempt runs. For a layer on `clock`.
+    /// Saves the context while an attempt runs. Called by a layer on `clock`.
     #[inline(always)]
     pub(crate) fn save(mut self, clock: &ClockHandle) -> SavedContext {
         if self.clock == ClockId::NONE {

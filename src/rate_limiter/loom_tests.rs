@@ -71,7 +71,7 @@ fn loom_a_bucket_grants_exactly_its_tokens() {
 
 #[test]
 fn loom_a_quota_changed_meanwhile_loses_and_gains_nothing() {
-    // Full as of now, which is the same number under both rules: a second in nanoseconds.
+    // A full bucket. Its state is the same number under both rules: a second in nanoseconds.
     changed_meanwhile(Instant::ORIGIN + SECOND);
 }
 
@@ -113,7 +113,7 @@ fn loom_a_caller_from_before_a_change_of_the_quota_takes_nothing_at_the_old_pric
             let now = Instant::ORIGIN + SECOND;
             let nanos = Gcra::new(ExactRate::new(1_000_000_000, SECOND, 8), 2);
             let slow = Gcra::new(ExactRate::new(1, SECOND, 8), 2);
-            // Full as of now.
+            // A full bucket.
             let bucket = Arc::new(TokenBucket::new(&slow, now.as_nanos()));
             if changes == 2 {
                 bucket.replace(now, &nanos, 0, Inherit::AsIs);

@@ -216,7 +216,7 @@ impl RateLimiter {
     /// Admits nothing for `duration`: calls wait, or are rejected with the time until the pause ends. Tokens are
     /// earned meanwhile. Of several pauses, the one that ends last applies.
     ///
-    /// For a `Retry-After` that applies to all callers.
+    /// Use it for a `Retry-After` that applies to all callers.
     pub fn pause_for(&self, duration: Duration) {
         self.pause_until(self.inner.base.now() + duration);
     }
@@ -282,9 +282,7 @@ impl RateLimiter {
                 };
                 let old = in_force.quotas();
                 if old.len() != quotas.len() || !old.iter().zip(quotas).all(same) {
-                    return Err(error(
-                        "must have the same number and algorithms as before",
-                    ));
+                    return Err(error("must have the same number and algorithms as before"));
                 }
                 let first = &quotas[0];
                 let settings = match storage {

@@ -126,8 +126,8 @@ impl RetryBuilder {
         self
     }
 
-    /// Sets whether to wait for the delay before the error is returned if the budget is empty. For callers
-    /// that poll in a loop.
+    /// Sets whether to wait for the delay before the error is returned if the budget is empty. Useful for callers that
+    /// poll in a loop.
     pub const fn wait_when_budget_empty(mut self, wait: bool) -> Self {
         self.wait_when_budget_empty = wait;
         self

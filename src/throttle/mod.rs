@@ -66,8 +66,7 @@ impl Throttle {
     /// ```
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let now = self.inner.base.clock.now();
-        self.inner
-            .admit(now, crate::life::Life::of_a_handle(), None)
+        self.inner.admit(now, crate::life::Life::of_handle(), None)
     }
 
     /// Records a call that was made without a permit: healthy is an accept, unhealthy a failure, and neutral is not

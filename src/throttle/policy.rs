@@ -32,7 +32,7 @@ impl<'a> Gate for &'a Throttle {
         observer: Option<&dyn Observer>,
     ) -> Entered<Permit<'a>, Self::Entrance> {
         let now = cx.now(&self.inner.base.clock);
-        match self.inner.admit(now, Life::of_a_policy(), observer) {
+        match self.inner.admit(now, Life::of_policy(), observer) {
             Ok(permit) => Entered::Admitted(permit),
             Err(rejected) => Entered::Rejected(rejected),
         }

@@ -54,11 +54,11 @@ impl Timeout {
         }
     }
 
-    /// Returns a timeout whose limit is computed for each call, or for each attempt inside a retry. On tokio's clock.
+    /// Returns a timeout on tokio's clock whose limit is computed for each call, or for each attempt inside a retry.
     ///
     /// # Example
     ///
-    /// Longer with each attempt:
+    /// A limit that is longer with each attempt:
     ///
     /// ```
     /// use std::time::Duration;

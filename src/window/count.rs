@@ -203,7 +203,8 @@ impl CountWindow {
 
 #[cfg(test)]
 impl CountWindow {
-    /// Counts the content slot by slot, and checks the `dirty` word against it. For windows at rest.
+    /// Counts the content slot by slot, and checks the `dirty` word against it. Only correct while no call is being
+    /// recorded.
     pub(super) fn recounted(&self, dirty: &AtomicU64) -> Counts {
         let mut counts = Counts {
             calls: self.counts().calls,

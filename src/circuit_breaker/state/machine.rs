@@ -407,7 +407,7 @@ impl Machine {
         }
     }
 
-    /// Restores the state of a snapshot. Only for new machines.
+    /// Restores the state of a snapshot. The machine must be new.
     pub(crate) fn restore(&mut self, state: State, trips: u32, rest: Duration, now: Instant) {
         self.since = now;
         self.trips = trips;

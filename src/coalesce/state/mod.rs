@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::priority::Priority;
 
-/// A hash, and a number that distinguishes keys with the same hash and flights of one key.
+/// The hash of a key, and a number that distinguishes keys with the same hash, and the flights of one key.
 pub(super) type Place = (u64, u64);
 
 /// The flights of some keys. `S` is the data that the calls of a flight share, including its key; `W` wakes a waiter.

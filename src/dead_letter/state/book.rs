@@ -48,7 +48,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Returns totals of this many letters and nothing else. For sinks of your own.
+    /// Returns totals of this many letters and nothing else. Use it in sinks of your own.
     pub fn of(letters: u64) -> Self {
         Self {
             letters,

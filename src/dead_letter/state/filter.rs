@@ -165,7 +165,7 @@ impl<R> Filter<R> {
     }
 
     /// Returns an upper bound on the number of letters that match.
-    pub(crate) fn ids_wanted(&self) -> usize {
+    pub(crate) fn wanted_ids(&self) -> usize {
         let wanted = self.ids.end().saturating_sub(*self.ids.start());
         usize::try_from(wanted)
             .unwrap_or(usize::MAX)

@@ -129,7 +129,7 @@ pub(crate) fn decode<R: de::DeserializeOwned>(line: &[u8]) -> Result<Letter<R>, 
     }))
 }
 
-/// Returns the first line of a segment. It keeps the next number when all letters are removed.
+/// Returns the first line of a segment. The line preserves the next number when all letters are removed.
 pub(crate) fn header(next_id: LetterId) -> Vec<u8> {
     #[derive(Serialize)]
     struct Header {

@@ -105,7 +105,7 @@ mod tests {
                 bytes[at] ^= 1 << bit;
                 let found = scan(&bytes).intact.len();
                 assert!(found >= 3, "byte {at}, bit {bit}: {found} lines left");
-                // A damaged line break between two records costs neither of them.
+                // A damaged line break between two records loses neither of them.
                 if good[at] == b'\n' && at + 1 < good.len() {
                     assert_eq!(found, 4, "byte {at}, bit {bit}");
                 }

@@ -214,7 +214,7 @@ impl<K: Hash + Eq> Inner<K> {
                     state.set(word);
                     return Some(result);
                 }
-                let found = of_own_limit(&mut table, word, time, bucket)?;
+                let found = run_on_own_limit(&mut table, word, time, bucket)?;
                 drop(table);
                 return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));
             }
@@ -303,7 +303,7 @@ impl<K: Hash + Eq> Inner<K> {
                 state.set(word);
                 return Added::Done(result);
             }
-            let found = of_own_limit(&mut table, word, time, bucket);
+            let found = run_on_own_limit(&mut table, word, time, bucket);
             drop(table);
             return found.map_or(Added::Evicted, |found| {
                 Added::Done(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
@@ -350,7 +350,7 @@ impl<K: Hash + Eq> Inner<K> {
             state.set(word);
             return Some(result);
         }
-        let found = of_own_limit(&mut table, word, time, bucket)?;
+        let found = run_on_own_limit(&mut table, word, time, bucket)?;
         drop(table);
         Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)))
     }
@@ -419,7 +419,7 @@ enum Added<R> {
 /// Runs `bucket` on the bucket of a key that has a limit of its own. Returns the limiter of a key that has one,
 /// to be used outside the lock.
 #[cold]
-fn of_own_limit<K, R>(
+fn run_on_own_limit<K, R>(
     table: &mut Table<K>,
     word: u64,
     time: CallTime,

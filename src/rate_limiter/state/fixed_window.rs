@@ -164,7 +164,7 @@ mod tests {
         window.force_take(at(1), 1);
         window.give(at(1), Some(at(0)), 2);
         assert_eq!(window.used, 2);
-        // No more than was carried over: what this window took stays taken.
+        // Returns no more than was carried over: the tokens taken in this window stay taken.
         window.give(at(1), Some(at(0)), 9);
         assert_eq!(window.used, 1);
         window.give(at(1), Some(at(1)), 1);

@@ -144,7 +144,7 @@ proptest! {
                 break;
             }
         }
-        // All but the burst was earned, and took exactly the time to earn it.
+        // All tokens except the burst were earned, in exactly the time that the rate needs for them.
         let earned = given.saturating_sub(u128::from(burst));
         let due = earned * u128::from(period) / u128::from(tokens);
         prop_assert!(u128::from(now).abs_diff(due) <= 1, "{now} {due}");

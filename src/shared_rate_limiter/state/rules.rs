@@ -39,7 +39,7 @@ pub enum Outage {
     OwnShare,
     /// Admits all calls.
     Open,
-    /// Rejects all calls. For limits that protect against guessing.
+    /// Rejects all calls. Suits limits that protect against guessing.
     Closed,
     /// Gives each process a token bucket of its own, for each key. Tokens used in one outage still count in the next.
     Local(Quota),

@@ -192,7 +192,7 @@ fn levels_panic_as_in_the_table_of_envoy() {
 proptest! {
     #[test]
     fn shares_are_whole_and_go_to_levels_with_nodes(
-        // Of some levels so few nodes are available that their health is zero percent.
+        // Some levels have so few available nodes that their health is zero percent.
         levels in prop::collection::vec((0_usize..20, prop_oneof![0_usize..20, 0_usize..4000]), 1..6),
         factor in 1.0..3.0_f64,
         threshold in prop_oneof![0.0..=1.0_f64, 0.0..=0.01_f64, Just(0.0)],
