@@ -114,7 +114,7 @@ pub(crate) struct Base {
     pub(crate) clock: ClockHandle,
     pub(crate) name: &'static str,
     pub(crate) shadow: bool,
-    /// Whether there is an observer, or shadow mode.
+    /// Whether there is an observer, or shadow mode is on.
     reports: bool,
     observer: Option<Arc<dyn Observer>>,
     /// Number of events so far. Not loom's atomic, because no other memory access depends on it.

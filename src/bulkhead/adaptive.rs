@@ -55,13 +55,13 @@ impl Adaptive {
         let Some(algorithm) = algorithm else {
             return;
         };
-        let mut lent = Lent {
+        let mut borrowed = BorrowedAlgorithm {
             adaptive: self,
             algorithm: Some(algorithm),
         };
         for _ in 0..PER_CALL {
             let next = lock_checked(&self.state).queue.pop_front();
-            let (Some(sample), Some(algorithm)) = (next, &mut lent.algorithm) else {
+            let (Some(sample), Some(algorithm)) = (next, &mut borrowed.algorithm) else {
                 break;
             };
             let limit = blocking::outside(|| {
@@ -74,12 +74,12 @@ impl Adaptive {
 }
 
 /// Puts the algorithm back, even after a panic.
-struct Lent<'a> {
+struct BorrowedAlgorithm<'a> {
     adaptive: &'a Adaptive,
     algorithm: Option<Box<dyn ConcurrencyLimit>>,
 }
 
-impl Drop for Lent<'_> {
+impl Drop for BorrowedAlgorithm<'_> {
     fn drop(&mut self) {
         lock_checked(&self.adaptive.state).algorithm = self.algorithm.take();
     }

@@ -226,7 +226,7 @@ impl Caches {
     }
 
     #[inline(always)]
-    fn mine(&self) -> &AtomicU32 {
+    fn own_cache(&self) -> &AtomicU32 {
         &self.caches[thread_index() & (self.caches.len() - 1)].0
     }
 
@@ -236,7 +236,7 @@ impl Caches {
     /// and a permit stays in registers.
     #[inline(never)]
     fn take(&self) -> bool {
-        let cache = self.mine();
+        let cache = self.own_cache();
         let permits = cache.load(Ordering::Relaxed);
         if permits == 0 || permits == CLOSED {
             return false;
@@ -251,7 +251,7 @@ impl Caches {
     /// Puts a permit into the thread's cache, if it is open and not full.
     #[inline(never)]
     fn put(&self) -> bool {
-        let cache = self.mine();
+        let cache = self.own_cache();
         let permits = cache.load(Ordering::Relaxed);
         if permits >= self.capacity.load(Ordering::Relaxed) {
             return false;

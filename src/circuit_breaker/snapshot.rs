@@ -32,8 +32,8 @@ pub struct Snapshot {
     pub retry_after: Option<Duration>,
     /// Number of consecutive openings without a close.
     pub consecutive_trips: u32,
-    /// Calls in the first window. While half-open, and while open again after failed probes, the finished
-    /// probes.
+    /// Calls in the first window. If the circuit is half-open, or open again after failed probes, these are the
+    /// finished probes.
     pub calls: u64,
     /// Calls of [`calls`](Self::calls) that failed, slow or not.
     pub failures: u64,

@@ -129,8 +129,7 @@ impl Subscriptions {
         self.all.iter().all(|other| other.strong_count() == 0)
     }
 
-    /// Buffers a transition for each subscription. Adds the wakers to wake, once no lock is held, to
-    /// `wakers`.
+    /// Buffers a transition for each subscription. Adds their wakers to `wakers`, to be woken once no lock is held.
     pub(super) fn push(&mut self, transition: Transition, wakers: &mut Vec<Waker>) {
         self.all.retain(|subscription| {
             let Some(subscription) = subscription.upgrade() else {

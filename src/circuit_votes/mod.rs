@@ -24,7 +24,7 @@ pub use self::config::CircuitVotesBuilder;
 pub use self::state::Follow;
 
 use self::inner::Inner;
-use self::state::Echo;
+use self::state::Following;
 
 /// Publishes the state of a breaker to the fleet, and opens it with the fleet's circuits. See the [module
 /// page](self).
@@ -63,7 +63,7 @@ impl CircuitVotes {
     pub async fn run(&self) {
         let inner = &*self.inner;
         let mut transitions = inner.breaker.subscribe();
-        let mut echo = Echo::default();
+        let mut following = Following::default();
         loop {
             let next = inner.clock.now() + inner.every;
             let breaker = inner.breaker.snapshot();
@@ -71,14 +71,14 @@ impl CircuitVotes {
             // A vote counts only with evidence: not without calls, nor while the circuit is open only because of
             // others.
             let counts = match is_open {
-                true => !echo.is_active(),
+                true => !following.is_active(),
                 false => breaker.calls > 0,
             };
             let answer = self.vote(is_open, counts, next).await;
             if self.follow(answer) {
-                echo.opened(inner.breaker.snapshot().generation);
+                following.opened(inner.breaker.snapshot().generation);
             }
-            wait(&mut transitions, &mut echo, &inner.clock, next).await;
+            wait(&mut transitions, &mut following, &inner.clock, next).await;
         }
     }
 
@@ -172,14 +172,19 @@ struct Slot {
 }
 
 /// Waits for a transition of the breaker, at most until `until`.
-async fn wait(transitions: &mut Transitions, echo: &mut Echo, clock: &ClockHandle, until: Instant) {
+async fn wait(
+    transitions: &mut Transitions,
+    following: &mut Following,
+    clock: &ClockHandle,
+    until: Instant,
+) {
     let mut timer = Box::pin(clock.sleep_until(until));
     let mut is_over = false;
     std::future::poll_fn(|task| {
         if !is_over {
             match transitions.poll_next_transition(task) {
                 Poll::Ready(Some(transition)) => {
-                    echo.note(&transition);
+                    following.note(&transition);
                     return Poll::Ready(());
                 }
                 // Unreachable in practice: this voter holds a handle of the breaker.
@@ -192,7 +197,7 @@ async fn wait(transitions: &mut Transitions, echo: &mut Echo, clock: &ClockHandl
     .await;
     // Further transitions are covered by the same vote.
     while let Some(transition) = transitions.try_next() {
-        echo.note(&transition);
+        following.note(&transition);
     }
 }
 

@@ -47,12 +47,12 @@ impl Rules {
 /// Whether a circuit is open only because others are. Such a circuit does not vote: circuits that open because of each
 /// other's votes would stay open for good.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Echo {
+pub(crate) struct Following {
     /// The number of the change that opened it.
     opened: Option<u64>,
 }
 
-impl Echo {
+impl Following {
     /// Records that the circuit opened because of others, by the change of this number or one before.
     pub(crate) const fn opened(&mut self, generation: u64) {
         self.opened = Some(generation);

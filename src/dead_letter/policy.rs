@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll};
 use pin_project_lite::pin_project;
 
 use super::error::DeadLetterError;
-use super::replay::{Replay, ReplayReport, judge};
+use super::replay::{Replay, ReplayReport, attempted_of};
 use super::state::letter::Letter;
 
 use crate::policy::operation::{Attempts, forward_attempts};
@@ -59,7 +59,9 @@ impl<'p, R: Send + Sync + 'static, P> ReplayThrough<'p, R, P> {
             };
             policy.run(resend, Context::new()).await.result
         };
-        self.replay.drive(call, |result| judge(&result)).await
+        self.replay
+            .drive(call, |result| attempted_of(&result))
+            .await
     }
 }
 

@@ -105,7 +105,9 @@ impl fmt::Display for LetterEvent {
                 write!(f, "removed {bytes} bytes of a write that was cut off")
             }
             Self::Damaged { lines } => write!(f, "skipped {lines} damaged lines"),
-            Self::MaintenanceFailed { error } => write!(f, "could not tidy up a file: {error}"),
+            Self::MaintenanceFailed { error } => {
+                write!(f, "could not delete or rewrite a file: {error}")
+            }
         }
     }
 }

@@ -213,7 +213,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn fly(&self) -> InFlight<'_> {
+    pub(super) fn count_copy(&self) -> InFlight<'_> {
         self.counts.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(&self.counts.in_flight)
     }

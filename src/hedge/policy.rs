@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use super::Hedge;
 use super::copies::{Copies, OtherCopy, OutcomeOf, better, discard, is_rejected, launched};
 use super::inner::{Begun, Inner};
-use super::state::decision::{self, Due, Fate};
+use super::state::decision::{self, CopyEffect, LaunchFacts};
 use crate::clock::{self, ClockHandle, Sleep};
 use crate::error::Error;
 use crate::event::{HedgeCause, HedgeEvent, Listener, NotSent, Panics};
@@ -107,7 +107,7 @@ enum Stage {
 
 /// A copy: the first one, or one of the others by its index.
 #[derive(Clone, Copy)]
-enum Which {
+enum CopyIndex {
     First,
     Other(usize),
 }
@@ -134,7 +134,7 @@ impl<Op: Operation> Future for HedgeFuture<'_, Op> {
                     let outcome = this.inner.finish_plain(outcome, *this.started, this.begun);
                     return Poll::Ready(outcome.handed_on());
                 }
-                if let Some(outcome) = self.as_mut().after_copy(Which::First, outcome) {
+                if let Some(outcome) = self.as_mut().after_copy(CopyIndex::First, outcome) {
                     return Poll::Ready(outcome);
                 }
             }
@@ -155,7 +155,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         let mut place = 0;
         loop {
             while let Some(outcome) = self.as_mut().poll_copy(&mut place, task) {
-                if let Some(outcome) = self.as_mut().after_copy(Which::Other(place), outcome) {
+                if let Some(outcome) = self.as_mut().after_copy(CopyIndex::Other(place), outcome) {
                     return Poll::Ready(outcome);
                 }
             }
@@ -189,12 +189,12 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
     fn begin_to_wait(mut self: Pin<&mut Self>) {
         *self.as_mut().project().stage = Stage::Running;
         let started = self.started;
-        let due = self.as_mut().due();
-        let may_launch = due.may_launch(started);
+        let facts = self.as_mut().launch_facts();
+        let may_launch = facts.may_launch(started);
         // With an observer, the timer is armed nevertheless: the reason is reported once a copy is due.
         let is_final = matches!(may_launch, Err(reason) if reason != NotSent::Throttled);
         if !is_final || self.op.listener().observer().is_some() {
-            self.arm(started, due.deadline);
+            self.arm(started, facts.deadline);
         }
     }
 
@@ -215,9 +215,9 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
     }
 
     /// Returns the facts about the call that decide whether a copy may be launched.
-    fn due(self: Pin<&mut Self>) -> Due {
+    fn launch_facts(self: Pin<&mut Self>) -> LaunchFacts {
         let this = self.project();
-        Due {
+        LaunchFacts {
             idempotent: this.cx.is_idempotent(),
             repeatable: this.cx.is_repeatable() && this.op.is_repeatable(),
             nested: this.cx.is_hedge(),
@@ -236,7 +236,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             .as_mut()
             .launch(now, HedgeCause::Delay, ErrorClass::Timeout)
         {
-            let deadline = self.as_mut().due().deadline;
+            let deadline = self.as_mut().launch_facts().deadline;
             self.arm(now, deadline);
         }
     }
@@ -251,12 +251,12 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         if launched(&self.copies) >= self.inner.max_hedges() {
             return false;
         }
-        let due = self.as_mut().due();
+        let facts = self.as_mut().launch_facts();
         let this = self.project();
         let (inner, observer) = (*this.inner, this.op.listener().observer());
         let mut cx = *this.cx;
         cx.arrive(&inner.clock, now);
-        let allowed = match due.may_launch(now) {
+        let allowed = match facts.may_launch(now) {
             Ok(()) if inner.delay_is_unknown(now) => Err(NotSent::TooFewCalls),
             Ok(()) => (this.begun.withdraw(class, &mut cx)).ok_or(NotSent::BudgetEmpty),
             Err(reason) => Err(reason),
@@ -264,7 +264,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         let extras = match allowed {
             Ok(extras) => extras,
             Err(reason) => {
-                if due.idempotent && due.repeatable && !due.nested {
+                if facts.idempotent && facts.repeatable && !facts.nested {
                     inner.counts.not_sent.fetch_add(1, Ordering::Relaxed);
                 }
                 if let Some(observer) = observer {
@@ -273,7 +273,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
                 return false;
             }
         };
-        let in_flight = inner.fly();
+        let in_flight = inner.count_copy();
         let attempt = Box::pin(this.op.attempt(cx.with_hedge(true)));
         let copies = this.copies.get_or_insert_with(|| {
             Box::new(Copies {
@@ -309,25 +309,25 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
     #[inline(never)]
     fn after_copy(
         mut self: Pin<&mut Self>,
-        which: Which,
+        which: CopyIndex,
         mut outcome: OutcomeOf<Op>,
     ) -> Option<OutcomeOf<Op>> {
-        let fate = decision::judge(&outcome.result, &outcome.verdict);
+        let effect = decision::effect_of(&outcome.result, &outcome.verdict);
         let (number, started) = self.as_mut().end_copy(which);
         let inner = self.inner;
         let now = outcome.finished(&inner.clock);
-        if fate == Fate::Answer {
+        if effect == CopyEffect::Answer {
             return Some(self.finish(outcome, number, started));
         }
         let executed = !is_rejected(&outcome);
         if executed {
             inner.record_censored(now, started);
         }
-        if let Fate::Throttled(hint) = fate {
+        if let CopyEffect::Throttled(hint) = effect {
             inner.pause(now, hint);
         }
         let mut this = self.as_mut().project();
-        if fate != Fate::Lost {
+        if effect != CopyEffect::Lost {
             *this.stage = Stage::Stopped;
             this.timer.set(None);
         } else if *this.stage == Stage::Fresh {
@@ -336,7 +336,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         let class = outcome.verdict.class();
         if self.stage == Stage::Running && self.as_mut().launch(now, HedgeCause::Failure, class) {
             self.as_mut().project().timer.set(None);
-            let deadline = self.as_mut().due().deadline;
+            let deadline = self.as_mut().launch_facts().deadline;
             self.as_mut().arm(now, deadline);
         }
         let this = self.as_mut().project();
@@ -354,9 +354,9 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
     }
 
     /// Drops a copy that has ended. Returns its number and its start.
-    fn end_copy(self: Pin<&mut Self>, which: Which) -> (u32, Instant) {
+    fn end_copy(self: Pin<&mut Self>, which: CopyIndex) -> (u32, Instant) {
         let mut this = self.project();
-        if let (Which::Other(place), Some(copies)) = (which, this.copies) {
+        if let (CopyIndex::Other(place), Some(copies)) = (which, this.copies) {
             let copy = copies.in_flight.remove(place);
             return (copy.number, copy.started);
         }

@@ -147,16 +147,16 @@ pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, now: SystemTi
     }
     // Envoy answered itself, before the request reached the server.
     if headers.contains_key("x-envoy-ratelimited") {
-        return this_caller(hint(headers, now));
+        return caller_over_limit(hint(headers, now));
     }
     if headers.contains_key("x-envoy-overloaded") {
         return Verdict::throttled(hint(headers, now)).not_executed();
     }
     let after = retry_after::read(headers, now);
     match status.as_u16() {
-        429 => this_caller(hint(headers, now)),
-        403 if after.is_some() || is_used_up(headers, now) => this_caller(hint(headers, now)),
-        413 if after.is_some() => this_caller(after),
+        429 => caller_over_limit(hint(headers, now)),
+        403 if after.is_some() || is_used_up(headers, now) => caller_over_limit(hint(headers, now)),
+        413 if after.is_some() => caller_over_limit(after),
         421 | 425 => with_hint(Verdict::transient().not_executed(), after),
         503 => match after {
             Some(after) => Verdict::throttled(after),
@@ -170,7 +170,7 @@ pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, now: SystemTi
 
 /// Returns the verdict on a caller that exceeds its own limit: nothing was executed, and other callers are not
 /// affected.
-fn this_caller(after: Option<Duration>) -> Verdict {
+fn caller_over_limit(after: Option<Duration>) -> Verdict {
     Verdict::throttled(after)
         .with_health(Health::Neutral)
         .with_class(ErrorClass::Throttled)

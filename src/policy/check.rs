@@ -88,17 +88,20 @@ fn order_warnings(layers: &[LayerKind]) -> Vec<OrderWarning> {
                 why,
             }));
         };
-        report(outer, alone(&layers[..outer], outside));
+        report(outer, mistake_of_layer(&layers[..outer], outside));
         for inner in outer + 1..layers.len() {
             let (between, inward) = (&layers[outer + 1..inner], &layers[inner + 1..]);
-            report(inner, mistake(outside, between, layers[inner], inward));
+            report(
+                inner,
+                mistake_of_pair(outside, between, layers[inner], inward),
+            );
         }
     }
     found
 }
 
 /// Returns the mistake of a layer with these layers outside it, if any.
-fn alone(outside: &[LayerKind], layer: LayerKind) -> Option<&'static str> {
+fn mistake_of_layer(outside: &[LayerKind], layer: LayerKind) -> Option<&'static str> {
     match layer {
         LayerKind::Classify if !outside.iter().any(|layer| layer.reads_verdicts()) => Some(
             "no layer outside of it reads verdicts, so it changes nothing; \
@@ -110,7 +113,7 @@ fn alone(outside: &[LayerKind], layer: LayerKind) -> Option<&'static str> {
 
 /// Returns the mistake of the pair `outside` and `inside`, if any. `between` and `inward` are the layers between and
 /// inside them.
-fn mistake(
+fn mistake_of_pair(
     outside: LayerKind,
     between: &[LayerKind],
     inside: LayerKind,

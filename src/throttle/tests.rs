@@ -239,7 +239,7 @@ fn of_two_racing_calls_the_second_is_not_a_probe() {
 }
 
 #[test]
-fn a_reset_forgets_the_last_probe() {
+fn a_reset_clears_the_last_probe() {
     let state = rejecting();
     let admit = || state.admit(at(100_000), || 0.0);
     assert_eq!(admit(), Admission::Probe { last_admitted: 0 });

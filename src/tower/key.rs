@@ -154,7 +154,7 @@ impl<B> ExtractKey<Request<B>> for Forwarded {
 fn forwarded_address(headers: &HeaderMap, mut before: usize) -> Option<IpAddr> {
     let values: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
     for value in values.into_iter().rev() {
-        // As bytes: clients may put anything to the left.
+        // Searches bytes, because clients may put anything to the left.
         let mut addresses = value.as_bytes().rsplit(|byte| *byte == b',');
         let count = addresses.clone().count();
         if before < count {

@@ -263,8 +263,8 @@ impl TimeWindow {
             return;
         }
         self.add(kind, 1);
-        // Raises the baselines of the later slices, as if the call had been counted before they began. A slice
-        // that begins concurrently may miss that, and then contains the call too while it is the oldest.
+        // Raises the baselines of the later slices, as if the call had been counted before they began. A slice that
+        // begins concurrently may miss this. Then the window also contains the call while that slice is the oldest.
         let mut later = self.after(slice.0);
         while later <= newest {
             self.slice(later)[1 + kind].fetch_add(1, Ordering::Relaxed);

@@ -322,8 +322,8 @@ impl WindowSet {
         self.totals().reported.store(0, Ordering::Relaxed);
     }
 
-    /// Returns the time from which the windows contain no failed or slow call, or none has occurred for `horizon`. Not
-    /// after `now` if that is already true.
+    /// Returns the time from which the windows contain no failed or slow call, or from which none has occurred for
+    /// `horizon`. It is at most `now` if that is already true.
     pub(crate) fn forgettable_at(&self, horizon: Duration, now: Instant) -> Instant {
         let last_bad = self.totals().last_bad.load(Ordering::Relaxed);
         if last_bad == 0 {

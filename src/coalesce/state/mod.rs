@@ -169,8 +169,8 @@ impl<S, W> Flights<S, W> {
         self.pass_on(place, None)
     }
 
-    /// Passes the flight of a leader on these terms, which an inner layer rejected, to the oldest waiter that may fare
-    /// better. Returns `None`, and changes nothing, if there is no such waiter.
+    /// Passes a flight to the oldest waiter that an inner layer may admit although it rejected the leader, whose terms
+    /// are given. Returns `None`, and changes nothing, if there is no such waiter.
     pub(super) fn pass_to_better(&mut self, place: Place, terms: Terms) -> Option<Left<S, W>> {
         let flight = self.flights.get_mut(&place)?;
         let mut waiters = flight.waiters.iter_mut();

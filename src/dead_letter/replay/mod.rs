@@ -10,7 +10,7 @@ use super::inner::Inner;
 use super::sink::PAGE;
 use super::state::filter::Filter;
 use super::state::letter::{Letter, LetterId};
-use super::state::progress::{Attempted, Campaign, Progress, ReplayEnd, Rules};
+use super::state::progress::{Attempted, Progress, ReplayEnd, Rules, RunState};
 use crate::error::{ConfigError, Error};
 
 mod run;
@@ -165,7 +165,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
         Fut: Future<Output = Result<T, Error<E>>>,
         E: Display,
     {
-        self.drive(attempt, |result| judge(&result)).await
+        self.drive(attempt, |result| attempted_of(&result)).await
     }
 
     /// Computes the plan of a run without sending anything.
@@ -177,7 +177,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
         self.check()?;
         let store = self.inner.store()?;
         let now = self.inner.now();
-        let campaign = Campaign::new(self.rules());
+        let run_state = RunState::new(self.rules());
         let mut plan = ReplayPlan {
             letters: 0,
             spent: 0,
@@ -200,7 +200,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
                 if letter.is_parked() || !self.filter.matches(&letter, now) {
                     continue;
                 }
-                if campaign.is_spent(letter.replays()) {
+                if run_state.is_spent(letter.replays()) {
                     plan.spent += 1;
                     continue;
                 }
@@ -249,7 +249,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
 }
 
 /// Converts the result of a call through policies to the result of a replay.
-pub(super) fn judge<T, E: Display>(result: &Result<T, Error<E>>) -> Attempted {
+pub(super) fn attempted_of<T, E: Display>(result: &Result<T, Error<E>>) -> Attempted {
     match result {
         Ok(_) => Attempted::Delivered,
         Err(Error::Operation(error)) => Attempted::Failed(error.to_string()),

@@ -12,18 +12,18 @@ use super::super::sink::{Changed, PAGE, Page, SinkFuture, Store};
 use super::super::state::filter::Filter;
 use super::super::state::letter::{Change, Letter, LetterId};
 use super::super::state::pacer::Pacer;
-use super::super::state::progress::{Attempted, Campaign, ReplayEnd};
+use super::super::state::progress::{Attempted, ReplayEnd, RunState};
 use super::{OnProgress, Replay, ReplayReport};
 use crate::clock::Sleep;
 use crate::event::LetterEvent;
 use crate::instant::Instant;
 
 impl<R: Send + Sync + 'static> Replay<R> {
-    /// Runs the replay. `judge` converts the result of an attempt.
+    /// Runs the replay. `convert` converts the result of an attempt.
     pub(in super::super) async fn drive<F, Fut, J>(
         mut self,
         mut attempt: F,
-        judge: J,
+        convert: J,
     ) -> Result<ReplayReport, DeadLetterError>
     where
         F: FnMut(Letter<R>) -> Fut,
@@ -31,7 +31,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
         J: Fn(Fut::Output) -> Attempted,
     {
         self.check()?;
-        let campaign = Campaign::new(self.rules());
+        let run_state = RunState::new(self.rules());
         let inner = self.inner;
         let store = inner.store()?;
         let _running = Running::begin(&inner.replaying)?;
@@ -40,7 +40,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
             inner: &inner,
             store,
             filter: &self.filter,
-            campaign,
+            run_state,
             pacer: Pacer::new(self.rate, start),
             held_until: start,
             retry_after: None,
@@ -53,12 +53,12 @@ impl<R: Send + Sync + 'static> Replay<R> {
             max_concurrent: self.max_concurrent,
             error: None,
         };
-        poll_fn(|cx| run.poll(cx, &mut attempt, &judge, &mut self.on_progress)).await;
+        poll_fn(|cx| run.poll(cx, &mut attempt, &convert, &mut self.on_progress)).await;
         if let Some(error) = run.error {
             return Err(error);
         }
-        let end = run.campaign.end.unwrap_or(ReplayEnd::Finished);
-        let progress = run.campaign.progress;
+        let end = run.run_state.end.unwrap_or(ReplayEnd::Finished);
+        let progress = run.run_state.progress;
         inner.emit(LetterEvent::ReplayFinished {
             end: end.as_str(),
             delivered: progress.delivered,
@@ -95,7 +95,7 @@ struct Run<'a, R, Fut> {
     inner: &'a Inner<R>,
     store: &'a dyn Store<R>,
     filter: &'a Filter<R>,
-    campaign: Campaign,
+    run_state: RunState,
     pacer: Pacer,
     /// Earliest start of the next letter, set when a policy asked for a wait.
     held_until: Instant,
@@ -146,12 +146,12 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
         &mut self,
         cx: &mut Context<'_>,
         attempt: &mut impl FnMut(Letter<R>) -> Fut,
-        judge: &impl Fn(Fut::Output) -> Attempted,
+        convert: &impl Fn(Fut::Output) -> Attempted,
         on_progress: &mut Option<Box<OnProgress>>,
     ) -> Poll<()> {
         // Yields after 64 rounds, so that other tasks run even if everything is ready at once.
         for _ in 0..64 {
-            let landed = self.poll_flights(cx, attempt, judge, on_progress);
+            let landed = self.poll_flights(cx, attempt, convert, on_progress);
             self.load(cx);
             let begun = self.begin(cx);
             if self.flights.is_empty() && !self.has_more() {
@@ -166,7 +166,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
     }
 
     const fn is_stopping(&self) -> bool {
-        self.campaign.end.is_some() || self.error.is_some()
+        self.run_state.end.is_some() || self.error.is_some()
     }
 
     fn has_more(&self) -> bool {
@@ -179,21 +179,21 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
         &mut self,
         cx: &mut Context<'_>,
         attempt: &mut impl FnMut(Letter<R>) -> Fut,
-        judge: &impl Fn(Fut::Output) -> Attempted,
+        convert: &impl Fn(Fut::Output) -> Attempted,
         on_progress: &mut Option<Box<OnProgress>>,
     ) -> bool {
         let mut landed = false;
         let mut at = 0;
         while at < self.flights.len() {
             let flight = &mut self.flights[at];
-            match flight.poll(cx, self.inner, &self.campaign, attempt, judge) {
+            match flight.poll(cx, self.inner, &self.run_state, attempt, convert) {
                 Poll::Pending => at += 1,
                 Poll::Ready(landing) => {
                     let flight = self.flights.swap_remove(at);
                     self.land(flight.letter, landing);
                     landed = true;
                     if let Some(hear) = on_progress {
-                        hear(&self.campaign.progress);
+                        hear(&self.run_state.progress);
                     }
                 }
             }
@@ -203,10 +203,10 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
 
     fn land(&mut self, letter: Letter<R>, landing: Landing) {
         match landing {
-            Landing::Parked => self.campaign.park(),
-            Landing::Vanished => self.campaign.vanish(),
+            Landing::Parked => self.run_state.park(),
+            Landing::Vanished => self.run_state.vanish(),
             Landing::Failed(error) => {
-                self.campaign.vanish();
+                self.run_state.vanish();
                 self.error.get_or_insert(error);
             }
             Landing::Settled(attempted, parked) => {
@@ -216,7 +216,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
                     Attempted::Failed(_) => counts.failed.fetch_add(1, Ordering::Relaxed),
                     Attempted::NotExecuted(..) => 0,
                 };
-                let pause = self.campaign.finish(&attempted, parked);
+                let pause = self.run_state.finish(&attempted, parked);
                 if let Attempted::NotExecuted(_, retry_after) = attempted {
                     self.retry_after = retry_after;
                     // Returns the letter to the front, ahead of all letters not yet begun.
@@ -256,7 +256,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
             let unreadable = page.unreadable.iter();
             let unreadable =
                 unreadable.filter(|id| **id < self.before && **id <= self.filter.ends_with());
-            self.campaign.progress.unreadable += unreadable.count() as u64;
+            self.run_state.progress.unreadable += unreadable.count() as u64;
             self.cursor = page.next.map(Some);
             for letter in page.letters {
                 if letter.id() >= self.before || letter.id() > self.filter.ends_with() {
@@ -278,7 +278,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
                 break;
             };
             let (id, inner) = (letter.id(), self.inner);
-            let stage = if self.campaign.is_spent(letter.replays()) {
+            let stage = if self.run_state.is_spent(letter.replays()) {
                 // Not paced, because parking sends nothing.
                 Stage::Parking(Box::pin(inner.change(id, Change::Park)))
             } else if self.is_due(cx) {
@@ -287,7 +287,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
                 self.waiting.push_front(letter);
                 break;
             };
-            self.campaign.begin(id);
+            self.run_state.begin(id);
             self.flights.push(Flight { letter, stage });
             begun = true;
         }
@@ -321,9 +321,9 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Flight<'a, R, Fut> {
         &mut self,
         cx: &mut Context<'_>,
         inner: &'a Inner<R>,
-        campaign: &Campaign,
+        run_state: &RunState,
         attempt: &mut impl FnMut(Letter<R>) -> Fut,
-        judge: &impl Fn(Fut::Output) -> Attempted,
+        convert: &impl Fn(Fut::Output) -> Attempted,
     ) -> Poll<Landing> {
         loop {
             self.stage = match &mut self.stage {
@@ -343,8 +343,8 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Flight<'a, R, Fut> {
                     Err(error) => return Poll::Ready(Landing::Failed(error)),
                 },
                 Stage::Attempting(attempting) => {
-                    let attempted = judge(ready!(attempting.as_mut().poll(cx)));
-                    let parks = campaign.is_spent(self.letter.replays());
+                    let attempted = convert(ready!(attempting.as_mut().poll(cx)));
+                    let parks = run_state.is_spent(self.letter.replays());
                     let change = match &attempted {
                         Attempted::Delivered => Change::Delivered,
                         Attempted::NotExecuted(..) => {

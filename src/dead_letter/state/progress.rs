@@ -70,7 +70,7 @@ pub(crate) enum Attempted {
 
 /// Counts replays and decides when to stop.
 #[derive(Clone, Debug)]
-pub(crate) struct Campaign {
+pub(crate) struct RunState {
     pub(crate) progress: Progress,
     pub(crate) end: Option<ReplayEnd>,
     rules: Rules,
@@ -88,7 +88,7 @@ pub(crate) struct Rules {
     pub(crate) max_replays: u32,
 }
 
-impl Campaign {
+impl RunState {
     /// Wait after a rejection without a `retry_after`.
     const PAUSE: Duration = Duration::from_secs(1);
 

@@ -9,7 +9,7 @@ use crate::verdict::{ErrorClass, Health, Verdict};
 
 /// The effect of the end of a copy on its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::hedge) enum Fate {
+pub(in crate::hedge) enum CopyEffect {
     /// The result is the answer of the call.
     Answer,
     /// The copy is lost. Another one may be launched at once.
@@ -22,26 +22,29 @@ pub(in crate::hedge) enum Fate {
 
 /// Classifies a result for its call. An answer is a result that no other attempt would improve, from a
 /// dependency that is not failing.
-pub(in crate::hedge) fn judge<T, E>(result: &Result<T, Error<E>>, verdict: &Verdict) -> Fate {
+pub(in crate::hedge) fn effect_of<T, E>(
+    result: &Result<T, Error<E>>,
+    verdict: &Verdict,
+) -> CopyEffect {
     match result {
         // No time is left for any copy.
-        Err(Error::TimedOut(timed_out)) if timed_out.is_by_deadline() => return Fate::Answer,
+        Err(Error::TimedOut(timed_out)) if timed_out.is_by_deadline() => return CopyEffect::Answer,
         Err(Error::Rejected(rejected)) => {
             return match rejected.reason() {
-                Reason::Throttled => Fate::Throttled(rejected.retry_after()),
-                _ => Fate::LastOne,
+                Reason::Throttled => CopyEffect::Throttled(rejected.retry_after()),
+                _ => CopyEffect::LastOne,
             };
         }
         _ => {}
     }
     if is_good(verdict) {
-        Fate::Answer
+        CopyEffect::Answer
     } else if verdict.class() == ErrorClass::Throttled || verdict.hint().is_some() {
-        Fate::Throttled(verdict.hint())
+        CopyEffect::Throttled(verdict.hint())
     } else if verdict.is_retryable() {
-        Fate::Lost
+        CopyEffect::Lost
     } else {
-        Fate::LastOne
+        CopyEffect::LastOne
     }
 }
 
@@ -53,7 +56,7 @@ pub(in crate::hedge) fn is_good(verdict: &Verdict) -> bool {
 
 /// The facts about a call that decide whether a copy may be launched.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::hedge) struct Due {
+pub(in crate::hedge) struct LaunchFacts {
     pub(in crate::hedge) idempotent: bool,
     pub(in crate::hedge) repeatable: bool,
     /// Whether the call is a copy itself.
@@ -65,7 +68,7 @@ pub(in crate::hedge) struct Due {
     pub(in crate::hedge) paused_until: Instant,
 }
 
-impl Due {
+impl LaunchFacts {
     /// Returns whether a copy may be launched at `at`, apart from the budget.
     pub(in crate::hedge) fn may_launch(&self, at: Instant) -> Result<(), NotSent> {
         if !self.repeatable {

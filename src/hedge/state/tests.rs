@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::decision::{Due, Fate, judge};
+use super::decision::{CopyEffect, LaunchFacts, effect_of};
 use super::delay::LatencyDelay;
 use super::histogram::Histogram;
 use crate::error::{Error, Reason, Rejected, TimedOut};
@@ -156,59 +156,67 @@ fn the_end_of_a_copy_means_what_its_verdict_says() {
     let error = || Err::<(), _>(Error::Operation(()));
     let rejected = |reason| Err(Error::Rejected(Rejected::new("x", reason)));
     let table = [
-        (Ok(()), Verdict::success(), Fate::Answer),
-        (error(), Verdict::permanent(), Fate::Answer),
-        (error(), Verdict::ignore(), Fate::Answer),
-        (error(), Verdict::transient(), Fate::Lost),
-        (Ok(()), Verdict::transient(), Fate::Lost),
-        (error(), Verdict::failure(), Fate::LastOne),
-        (Ok(()), Verdict::failure(), Fate::LastOne),
-        (error(), Verdict::throttled(None), Fate::Throttled(None)),
+        (Ok(()), Verdict::success(), CopyEffect::Answer),
+        (error(), Verdict::permanent(), CopyEffect::Answer),
+        (error(), Verdict::ignore(), CopyEffect::Answer),
+        (error(), Verdict::transient(), CopyEffect::Lost),
+        (Ok(()), Verdict::transient(), CopyEffect::Lost),
+        (error(), Verdict::failure(), CopyEffect::LastOne),
+        (Ok(()), Verdict::failure(), CopyEffect::LastOne),
+        (
+            error(),
+            Verdict::throttled(None),
+            CopyEffect::Throttled(None),
+        ),
         (
             error(),
             Verdict::throttled(second),
-            Fate::Throttled(Some(second)),
+            CopyEffect::Throttled(Some(second)),
         ),
         (
             error(),
             Verdict::pushback(second),
-            Fate::Throttled(Some(second)),
+            CopyEffect::Throttled(Some(second)),
         ),
         (
             Err(Error::TimedOut(TimedOut::new("x", second))),
             Verdict::timed_out(),
-            Fate::Lost,
+            CopyEffect::Lost,
         ),
         (
             Err(Error::TimedOut(TimedOut::by_deadline(second))),
             Verdict::ignore(),
-            Fate::Answer,
+            CopyEffect::Answer,
         ),
         (
             rejected(Reason::CircuitOpen),
             Verdict::ignore(),
-            Fate::LastOne,
+            CopyEffect::LastOne,
         ),
         (
             rejected(Reason::BulkheadFull),
             Verdict::transient(),
-            Fate::LastOne,
+            CopyEffect::LastOne,
         ),
         (
             rejected(Reason::Throttled),
             Verdict::transient(),
-            Fate::Throttled(None),
+            CopyEffect::Throttled(None),
         ),
     ];
-    for (result, verdict, fate) in table {
-        assert_eq!(judge(&result, &verdict), fate, "{result:?} {verdict:?}");
+    for (result, verdict, effect) in table {
+        assert_eq!(
+            effect_of(&result, &verdict),
+            effect,
+            "{result:?} {verdict:?}"
+        );
     }
 }
 
 #[test]
 fn each_reason_keeps_a_copy_back() {
     let at = |nanos| Instant::from_nanos(nanos);
-    let due = Due {
+    let facts = LaunchFacts {
         idempotent: true,
         repeatable: true,
         nested: false,
@@ -216,53 +224,59 @@ fn each_reason_keeps_a_copy_back() {
         deadline: Instant::FAR_FUTURE,
         paused_until: Instant::ORIGIN,
     };
-    assert_eq!(due.may_launch(at(5)), Ok(()));
+    assert_eq!(facts.may_launch(at(5)), Ok(()));
     let table = [
         (
-            Due {
+            LaunchFacts {
                 idempotent: false,
-                ..due
+                ..facts
             },
             NotSent::NotIdempotent,
         ),
         (
-            Due {
+            LaunchFacts {
                 repeatable: false,
-                ..due
+                ..facts
             },
             NotSent::NotRepeatable,
         ),
         (
-            Due {
+            LaunchFacts {
                 nested: true,
-                ..due
+                ..facts
             },
             NotSent::Nested,
         ),
-        (Due { probe: true, ..due }, NotSent::HalfOpen),
         (
-            Due {
+            LaunchFacts {
+                probe: true,
+                ..facts
+            },
+            NotSent::HalfOpen,
+        ),
+        (
+            LaunchFacts {
                 deadline: at(5),
-                ..due
+                ..facts
             },
             NotSent::Deadline,
         ),
         (
-            Due {
+            LaunchFacts {
                 paused_until: at(6),
-                ..due
+                ..facts
             },
             NotSent::Throttled,
         ),
     ];
-    for (due, reason) in table {
-        assert_eq!(due.may_launch(at(5)), Err(reason));
+    for (facts, reason) in table {
+        assert_eq!(facts.may_launch(at(5)), Err(reason));
     }
     assert_eq!(
-        Due {
+        LaunchFacts {
             deadline: at(6),
             paused_until: at(5),
-            ..due
+            ..facts
         }
         .may_launch(at(5)),
         Ok(())

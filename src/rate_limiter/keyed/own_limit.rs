@@ -53,7 +53,7 @@ impl OwnLimit {
     }
 }
 
-/// The own limits of one table, by number.
+/// The [`OwnLimit`]s of one table, by number.
 #[derive(Debug, Default)]
 pub(super) struct OwnLimits {
     all: Vec<Option<OwnLimit>>,

@@ -218,7 +218,7 @@ impl<K> Table<K> {
     {
         let index = self.index_of(hash, key)?;
         let key = self.take(index);
-        self.tidy();
+        self.shrink();
         key
     }
 
@@ -234,7 +234,7 @@ impl<K> Table<K> {
     }
 
     /// Frees memory after keys were removed.
-    fn tidy(&mut self) {
+    fn shrink(&mut self) {
         let Some(rest) = &mut self.rest else {
             return;
         };
@@ -307,7 +307,7 @@ impl<K> Table<K> {
             }
         }
         if removed.count > 0 {
-            self.tidy();
+            self.shrink();
         }
         removed
     }
@@ -350,7 +350,7 @@ impl<K> Table<K> {
         if let Some((_, index)) = nearest {
             let key = self.take(index);
             removed.push(key);
-            self.tidy();
+            self.shrink();
         }
         removed
     }

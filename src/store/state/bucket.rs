@@ -31,7 +31,7 @@ pub(crate) struct Prepared {
 const ROUNDING: f64 = 1e-9;
 /// Relative tolerance, two units in the last place, for bursts so large that a double cannot represent the absolute
 /// one.
-const PROPORTION: f64 = 1.0 + 2.0 * f64::EPSILON;
+const RELATIVE_TOLERANCE: f64 = 1.0 + 2.0 * f64::EPSILON;
 
 impl Bucket {
     /// Refills the bucket, credits returned tokens, and debits spent ones.
@@ -45,7 +45,7 @@ impl Bucket {
             missing = (missing - credit).max(0.0);
         }
         missing = (missing + take.spent as f64 * token).min(full);
-        let free = ((full - missing) / token * PROPORTION + ROUNDING).floor();
+        let free = ((full - missing) / token * RELATIVE_TOLERANCE + ROUNDING).floor();
         Prepared {
             bucket: Self {
                 missing,
