@@ -76,7 +76,7 @@ fn duration_of(text: &str) -> Result<Duration, humantime::DurationError> {
     }
 }
 
-/// Serializes durations as texts such as `1s 500ms`.
+/// Serializes durations as strings such as `1s 500ms`.
 pub(crate) mod duration {
     use super::*;
 
@@ -95,7 +95,7 @@ pub(crate) mod duration {
     }
 }
 
-/// Serializes optional durations as texts.
+/// Serializes optional durations as strings.
 pub(crate) mod optional_duration {
     use super::*;
 
@@ -118,7 +118,7 @@ pub(crate) mod optional_duration {
     }
 }
 
-/// Serializes shared texts.
+/// Serializes shared strings.
 pub(crate) mod shared_text {
     use super::*;
 

@@ -205,9 +205,9 @@ impl PermitQueue {
             Err(state) if state.is_waiting() && state.has_room(cost) => {
                 // The waiters for these permits have not been served yet. Some permits may remain.
                 self.serve();
-                acquire().map_err(|state| self.refusal(cost, state))
+                acquire().map_err(|state| self.full_reason(cost, state))
             }
-            Err(state) => Err(self.refusal(cost, state)),
+            Err(state) => Err(self.full_reason(cost, state)),
         }
     }
 
@@ -220,7 +220,7 @@ impl PermitQueue {
         let taken = may_enter
             .then(|| self.take(cost, partition, false))
             .flatten();
-        taken.ok_or_else(|| self.refusal(cost, state))
+        taken.ok_or_else(|| self.full_reason(cost, state))
     }
 
     /// Returns the number of permits that a call of this cost takes.
@@ -232,7 +232,7 @@ impl PermitQueue {
         }
     }
 
-    fn refusal(&self, cost: u32, state: PackedState) -> Full {
+    fn full_reason(&self, cost: u32, state: PackedState) -> Full {
         if cost > state.limit() && !self.rules.clamp {
             Full::TooLarge
         } else {
@@ -348,7 +348,7 @@ impl PermitQueue {
         // Permits may have been released since the call's fast path failed, or it may need fewer than earlier waiters.
         let may_be_next = !self.partitions.is_empty()
             || state.has_room(self.clamped(cost, state))
-            || self.refusal(cost, state) == Full::TooLarge;
+            || self.full_reason(cost, state) == Full::TooLarge;
         Some((cell, may_be_next))
     }
 
@@ -405,7 +405,7 @@ impl PermitQueue {
         } else {
             waiting.list.first(partition)?
         };
-        let settled = if self.refusal(waiter.cost, state) == Full::TooLarge {
+        let settled = if self.full_reason(waiter.cost, state) == Full::TooLarge {
             // The limit has shrunk below the waiter's cost.
             Settled::Rejected(Reason::CostExceedsLimit)
         } else {

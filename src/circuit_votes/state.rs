@@ -58,7 +58,7 @@ impl Following {
         self.opened = Some(generation);
     }
 
-    /// Records a change. After it closes, or opens again after probes, the circuit no longer follows others.
+    /// Records a change. A circuit that has closed, or has opened again after probes, no longer follows others.
     pub(crate) fn note(&mut self, change: &Transition) {
         let is_new = self.opened.is_some_and(|opened| change.generation > opened);
         let failed = change.from == State::HalfOpen && change.to == State::Open;

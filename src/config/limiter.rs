@@ -96,7 +96,7 @@ impl QuotaSettings {
     }
 }
 
-/// A text such as `100/s, burst 20`, or a table.
+/// A string such as `100/s, burst 20`, or a table.
 impl Setting for Quota {
     fn read(value: &Value, at: &mut Scope) -> Option<Self> {
         match value {
@@ -171,7 +171,7 @@ section! {
     LimiterSettings, for [] RateLimiterBuilder => {
         /// Whether the layer is on. Allowed only in a stack.
         enabled: bool = true => allow_only_in_stacks,
-        /// A quota, or a list of quotas that must all admit a call: texts such as `"100/s, burst 20"`, or tables.
+        /// A quota, or a list of quotas that must all admit a call: strings such as `"100/s, burst 20"`, or tables.
         quota: Vec<Quota> => |builder, quotas, _| quotas.into_iter().fold(builder, RateLimiterBuilder::quota),
         /// Adapts the rate to throttled results.
         adaptive: CubicRateSettings => |builder, rate, at| {

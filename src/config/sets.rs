@@ -208,7 +208,7 @@ section! {
         },
         /// The largest number of replays of a letter.
         max_replays: u32 = 5,
-        /// The length to which error texts are cut, in bytes.
+        /// The length to which error messages are cut, in bytes.
         max_error_bytes: usize = 4096,
         /// Makes idempotency keys reproducible.
         seed: u64,

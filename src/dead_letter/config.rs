@@ -82,7 +82,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         self
     }
 
-    /// Sets the length to which error texts are cut, in bytes. Zero stores no text.
+    /// Sets the length to which error messages are cut, in bytes. Zero stores no text.
     pub const fn max_error_bytes(mut self, bytes: usize) -> Self {
         self.max_error_bytes = bytes;
         self
@@ -99,7 +99,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueueBuilder<R> {
         self
     }
 
-    /// Sets a function that returns the text to store in place of an error text, including those of replays. It is
+    /// Sets a function that returns the text to store in place of an error message, including those of replays. It is
     /// called before [`redact`](Self::redact).
     pub fn redact_error(mut self, redact: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         self.redact_error = Some(Box::new(move |text: &str| {

@@ -80,7 +80,7 @@ impl<R> Inner<R> {
         letter.seal(id, now, || self.random_key())
     }
 
-    /// Returns an error text, redacted and cut to the maximum length.
+    /// Returns an error message, redacted and cut to the maximum length.
     pub(super) fn redacted(&self, error: &str) -> String {
         let mut text = match &self.redact_error {
             Some(redact) => redact(error),

@@ -21,7 +21,7 @@ pub enum EndpointEvent {
         /// Number of ejections, minus one for each interval in which it was healthy.
         times: u32,
     },
-    /// A rule ejects an endpoint, and the ejection was not enforced.
+    /// A rule matched an endpoint, but the ejection was not enforced.
     #[non_exhaustive]
     NotEjected {
         /// The name of the node.

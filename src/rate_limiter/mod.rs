@@ -115,7 +115,7 @@ impl RateLimiter {
         }
         match borrowed {
             Some(borrowed) => Decision::new(now, taken, borrowed.availability),
-            None => self.behind(now, taken),
+            None => self.decision_behind_waiters(now, taken),
         }
     }
 
@@ -132,7 +132,7 @@ impl RateLimiter {
         if inner.queue.is_closed() {
             let (ready, behind) = inner.queue.forecast(&inner.storage, now, cost, 0);
             if behind {
-                return self.behind(now, ready);
+                return self.decision_behind_waiters(now, ready);
             }
         }
         let limits = inner.storage.copy();
@@ -140,7 +140,7 @@ impl RateLimiter {
     }
 
     /// Returns the decision about a call behind waiters, which need all available tokens, or during a pause.
-    fn behind(&self, now: Instant, ready: Result<(), Unavailable>) -> Decision {
+    fn decision_behind_waiters(&self, now: Instant, ready: Result<(), Unavailable>) -> Decision {
         let mut availability = self.inner.storage.availability(now);
         availability.available = 0;
         Decision::new(now, ready, availability)

@@ -75,7 +75,7 @@ impl<R> Filter<R> {
         self
     }
 
-    /// Requires that the error text, or that of the last replay, contains `text`.
+    /// Requires that the error message, or that of the last replay, contains `text`.
     #[must_use]
     pub fn error_contains(mut self, text: impl Into<String>) -> Self {
         self.error = Some(text.into());

@@ -73,7 +73,7 @@ pub struct NewLetter<R> {
 }
 
 impl<R> NewLetter<R> {
-    /// Returns a letter with the reason `failed` and no error text.
+    /// Returns a letter with the reason `failed` and no error message.
     pub fn new(request: R) -> Self {
         Self {
             request,
@@ -107,7 +107,7 @@ impl<R> NewLetter<R> {
         self
     }
 
-    /// Sets the text of the error.
+    /// Sets the error message.
     #[must_use]
     pub fn error(mut self, error: impl Display) -> Self {
         self.error = error.to_string();
@@ -265,7 +265,7 @@ impl<R> Letter<R> {
         &self.content.reason
     }
 
-    /// Returns the text of the error that the letter was stored with.
+    /// Returns the error message that the letter was stored with.
     pub fn error(&self) -> &str {
         &self.content.error
     }

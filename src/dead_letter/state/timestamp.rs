@@ -95,7 +95,7 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// The error of parsing a text that is not an RFC 3339 time in UTC.
+/// The error of parsing a string that is not an RFC 3339 time in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidTimestamp(());
 
