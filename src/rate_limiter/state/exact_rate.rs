@@ -236,7 +236,7 @@ mod tests {
         ) {
             let period = period.max(tokens);
             let rate = ExactRate::new(tokens, Duration::from_nanos(period), 1);
-            // The exact number is `at * tokens * cost / period`. Its numerator fits 128 bits.
+            // The exact number is `at * tokens * cost / period`. Its numerator fits in 128 bits.
             let per_period = u128::from(tokens) * u128::from(rate.cost());
             let exact = u128::from(at) * per_period / u128::from(period);
             let units = u128::from(rate.units(Instant::from_nanos(at)));
