@@ -57,6 +57,21 @@ impl RawPermit {
         if raw.word == 0 { None } else { Some(raw) }
     }
 
+    /// Returns the words from which [`from_words`](Self::from_words) makes the permits again.
+    #[inline]
+    pub(super) const fn into_words(self) -> (u64, u64, Instant) {
+        (self.word, self.in_flight, self.started)
+    }
+
+    #[inline]
+    pub(super) const fn from_words(word: u64, in_flight: u64, started: Instant) -> Self {
+        Self {
+            word,
+            in_flight,
+            started,
+        }
+    }
+
     #[inline]
     pub(super) const fn is_nothing(&self) -> bool {
         self.word == 0
