@@ -219,6 +219,16 @@ impl Inner {
         observer: Option<&dyn Observer>,
         now: Instant,
     ) -> bool {
+        let length = self.break_length(&opening, hint);
+        self.with_machine(observer, now, |machine| machine.open(opening, length))
+    }
+
+    /// Computes the length of a break. Runs user code.
+    pub(super) fn break_length(
+        &self,
+        opening: &PendingOpening,
+        hint: Option<Duration>,
+    ) -> BreakLength {
         let mut progress = opening.progress;
         let terms = self.terms();
         let length = match terms.break_for() {
@@ -226,12 +236,11 @@ impl Inner {
             Break::Custom(length) => length(opening.trips, opening.rate),
         };
         let hint = hint.unwrap_or_default().min(terms.settings().max_hint);
-        let length = BreakLength {
+        BreakLength {
             length: length.max(hint),
             without_checks: hint,
             progress,
-        };
-        self.with_machine(observer, now, |machine| machine.open(opening, length))
+        }
     }
 
     /// Changes the machine and reports the transitions.

@@ -144,12 +144,18 @@ impl CircuitBreaker {
     /// or a pause in force.
     pub fn trip(&self) {
         let now = self.inner.base.clock.now();
-        loop {
+        // Beyond a few races, the function that computes the length changes the circuit itself.
+        for _ in 0..8 {
             let opening = self.inner.read(|machine| machine.trip_manually(now));
             if self.inner.open(opening, None, None, now) {
                 return;
             }
         }
+        let opening = self.inner.read(|machine| machine.trip_manually(now));
+        let length = self.inner.break_length(&opening, None);
+        self.inner.with_machine(None, now, |machine| {
+            machine.open(machine.trip_manually(now), length);
+        });
     }
 
     /// Opens the circuit for this long, in place of a break or a pause in force. [`Duration::MAX`] has no end.

@@ -20,8 +20,8 @@ use crate::instant::Instant;
 pin_project! {
     /// Waits for tokens. Returned by [`RateLimiter::acquire`](super::RateLimiter::acquire).
     ///
-    /// Does nothing before it is first polled. The first waiter watches the clock for the others: if it is not
-    /// polled, they are delayed until another call uses the limiter.
+    /// Does nothing before it is first polled. The first waiter watches the clock for the others: if its task does not
+    /// run, they are delayed until another call uses the limiter, or another waiter is polled.
     ///
     /// It takes part in tokio's cooperative budget (feature `tokio`): a loop of acquisitions that are always ready
     /// occasionally yields to other tasks.
@@ -136,10 +136,9 @@ impl<'a> Acquire<'a> {
                     let waker = task.waker().clone();
                     // Dropped before this returns: if a waker panics, `served` makes the drop return the tokens.
                     let mut wakes = WakeList::default();
-                    let place = (ticket, *this.latest);
                     let turn = inner
                         .queue
-                        .turn(&inner.storage, now, place, waker, &mut wakes);
+                        .turn(&inner.storage, now, ticket, waker, &mut wakes);
                     if let Turn::Taken(at) = turn {
                         *this.ticket = None;
                         *this.served = Some(at);

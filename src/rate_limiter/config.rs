@@ -118,7 +118,8 @@ impl RateLimiterBuilder {
     ///
     /// The total never exceeds the rate and the burst. In return, a call may cost no more than a stripe of the burst
     /// (`burst / stripes`); a rejection reads the stripes one after another, so it may miss a token returned
-    /// meanwhile; `remaining` is a sum that is read in the same way; and each stripe has its own debt.
+    /// meanwhile; `remaining` is a sum that is read in the same way; each stripe has its own debt; and a stripe that is
+    /// full earns nothing while others refill.
     pub const fn stripes(mut self, stripes: usize) -> Self {
         self.stripes = stripes;
         self

@@ -160,10 +160,12 @@ impl StripedBucket {
         Unavailable::Until(Instant::from_nanos(late))
     }
 
-    /// Gives `tokens` back to the parts that are not full.
+    /// Gives `tokens` back to the parts that are not full. Debts are paid first: otherwise one part would admit calls
+    /// with tokens that others owe.
     pub(super) fn give(&self, home: usize, now: Instant, tokens: u64) {
-        self.from(home)
-            .fold(tokens, |left, part| part.give(now, left));
+        let parts = || self.from(home);
+        let left = parts().fold(tokens, |left, part| part.pay(now, left));
+        parts().fold(left, |left, part| part.give(now, left));
     }
 
     /// Returns a copy for forecasts. The parts are read one after another.

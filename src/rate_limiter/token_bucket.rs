@@ -153,8 +153,17 @@ impl TokenBucket {
 
     /// Returns `tokens` to the bucket, up to its burst. Returns how many did not fit.
     pub(super) fn give(&self, now: Instant, tokens: u64) -> u64 {
+        self.give_up_to(tokens, |gcra, tat| gcra.missing(tat, now))
+    }
+
+    /// Pays the debt of the bucket with `tokens`. Returns how many are left.
+    pub(super) fn pay(&self, now: Instant, tokens: u64) -> u64 {
+        self.give_up_to(tokens, |gcra, tat| gcra.debt(tat, now))
+    }
+
+    fn give_up_to(&self, tokens: u64, most: impl Fn(&Gcra, u64) -> u64) -> u64 {
         self.update(|gcra, tat| {
-            let given = tokens.min(gcra.missing(tat, now));
+            let given = tokens.min(most(gcra, tat));
             (gcra.give(tat, given), tokens - given)
         })
     }

@@ -203,13 +203,13 @@ impl WaitQueue {
 
     /// Returns the state of a waiter. Keeps `waker`, to be woken when the state changes for a reason other than time.
     ///
-    /// Only two waiters serve the queue: the first one, so that waiters are woken in order, and one whose `latest` has
-    /// come.
+    /// Every waiter that is polled serves the queue, not only the first one: a task that polls a later waiter may hold
+    /// the first one without polling it.
     pub(super) fn turn(
         &self,
         storage: &Storage,
         now: Instant,
-        (ticket, latest): (u64, Instant),
+        ticket: u64,
         waker: Waker,
         wakes: &mut WakeList,
     ) -> Turn {
@@ -219,9 +219,7 @@ impl WaitQueue {
         if let Some(waiter) = state.waiters.get_mut(&ticket) {
             wakes.replaced = waiter.waker.take();
         }
-        if first == Some(ticket) || now >= latest {
-            state.serve(storage, now, wakes);
-        }
+        state.serve(storage, now, wakes);
         let mut turn = Turn::Behind;
         if state.first() == Some(ticket) {
             turn = Turn::First(state.first_turn(storage, now));

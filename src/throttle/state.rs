@@ -66,7 +66,7 @@ impl RejectionRule {
 pub(super) enum Admission {
     Admitted,
     /// Admitted instead of rejected, because no call has been admitted for too long: since `last_admitted`, in
-    /// nanoseconds.
+    /// nanoseconds, or [`NEVER`].
     Probe {
         last_admitted: u64,
     },
@@ -85,9 +85,12 @@ pub(super) struct State {
     grace_slices: Option<u64>,
     /// Nanoseconds.
     probe_every: u64,
-    /// When a call was last admitted while others were rejected, in nanoseconds.
+    /// When a call was last admitted while others were rejected, in nanoseconds, or [`NEVER`].
     last_admitted: AtomicU64,
 }
+
+/// No call has been admitted while others were rejected.
+pub(super) const NEVER: u64 = u64::MAX;
 
 /// Kinds in the window. The result of a call counts in the slice in which the call began. A neutral result
 /// withdraws the request from that slice.
@@ -111,7 +114,7 @@ impl State {
             length: window,
             grace_slices: (!grace.is_zero()).then(|| nanos(grace).div_ceil(slice)),
             probe_every: nanos(probe_every),
-            last_admitted: AtomicU64::new(0),
+            last_admitted: AtomicU64::new(NEVER),
         }
     }
 
@@ -167,7 +170,11 @@ impl State {
             }
             return Admission::Admitted;
         }
-        if now.saturating_sub(last_admitted) < self.probe_every {
+        let is_due = match last_admitted {
+            NEVER => self.probe_every != u64::MAX,
+            last_admitted => now.saturating_sub(last_admitted) >= self.probe_every,
+        };
+        if !is_due {
             return Admission::Rejected;
         }
         // If calls race, the exchange lets one of them become the probe.
@@ -217,7 +224,7 @@ impl State {
     /// Resets all counts.
     pub(super) fn reset(&self) {
         self.window.clear();
-        self.last_admitted.store(0, Ordering::Relaxed);
+        self.last_admitted.store(NEVER, Ordering::Relaxed);
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::state::{Admission, RejectionRule, State, Totals};
+use super::state::{Admission, NEVER, RejectionRule, State, Totals};
 use crate::instant::Instant;
 use crate::window::Slice;
 
@@ -232,7 +232,9 @@ fn of_two_racing_calls_the_second_is_not_a_probe() {
     assert_eq!(
         (first, second),
         (
-            Some(Admission::Probe { last_admitted: 0 }),
+            Some(Admission::Probe {
+                last_admitted: NEVER
+            }),
             Admission::Rejected
         )
     );
@@ -242,12 +244,22 @@ fn of_two_racing_calls_the_second_is_not_a_probe() {
 fn a_reset_clears_the_last_probe() {
     let state = rejecting();
     let admit = || state.admit(at(100_000), || 0.0);
-    assert_eq!(admit(), Admission::Probe { last_admitted: 0 });
+    assert_eq!(
+        admit(),
+        Admission::Probe {
+            last_admitted: NEVER
+        }
+    );
     assert_eq!(admit(), Admission::Rejected);
     state.reset();
     assert_eq!(admit(), Admission::Admitted);
     for _ in 0..100 {
         state.record(false, at(100_000));
     }
-    assert_eq!(admit(), Admission::Probe { last_admitted: 0 });
+    assert_eq!(
+        admit(),
+        Admission::Probe {
+            last_admitted: NEVER
+        }
+    );
 }

@@ -1,6 +1,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 
 use backstop::circuit_breaker::{State, Trip};
@@ -51,6 +51,27 @@ fn an_observer_may_use_the_breaker() {
     assert_eq!(state, State::Closed);
     // Opened, rejected, closed.
     assert_eq!(received, 3);
+}
+
+#[test]
+fn a_trip_ends_although_computing_its_length_changes_the_circuit() {
+    let clock = ManualClock::new();
+    let handle: Arc<OnceLock<CircuitBreaker>> = Arc::default();
+    let (computing, lengths) = (handle.clone(), AtomicU32::new(0));
+    let breaker = CircuitBreaker::builder().break_with(move |_, _| {
+        assert!(
+            lengths.fetch_add(1, Ordering::SeqCst) < 100,
+            "it never ends"
+        );
+        if let Some(breaker) = computing.get() {
+            breaker.reset();
+        }
+        secs(7)
+    });
+    let breaker = breaker.clock(clock.clone()).build().unwrap();
+    let _ = handle.set(breaker.clone());
+    breaker.trip();
+    assert_eq!(breaker.snapshot().retry_after, Some(secs(7)));
 }
 
 #[test]

@@ -115,6 +115,25 @@ fn tokens_given_back_to_a_striped_limiter_fill_whichever_part_misses_some() {
 }
 
 #[test]
+fn tokens_given_back_to_a_striped_limiter_pay_its_debts_first() {
+    for refunded in [true, false] {
+        let clock = ManualClock::new();
+        let limiter = builder(&clock, Quota::per_second(400)).stripes(4);
+        let limiter = limiter.build().unwrap();
+        assert_eq!(drain(&limiter), 400);
+        // Every part goes into debt for it. If the tokens came back to one of them, it would admit calls before the
+        // others have paid.
+        if refunded {
+            limiter.reserve(100).unwrap().refund();
+        } else {
+            limiter.reserve_within(100, Duration::ZERO).unwrap_err();
+        }
+        assert_eq!(drain(&limiter), 0, "refunded: {refunded}");
+        assert_eq!(limiter.snapshot().available, [0]);
+    }
+}
+
+#[test]
 fn refunds_are_found_whatever_the_order_in_which_threads_come() {
     let clock = ManualClock::new();
     let quotas: [fn(Quota) -> Quota; 3] = [

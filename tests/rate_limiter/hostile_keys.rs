@@ -218,6 +218,31 @@ fn threads_whose_keys_call_back_from_their_comparison_do_not_wait_for_each_other
     });
 }
 
+#[test]
+fn snapshots_and_calls_that_get_a_wait_queue_do_not_wait_for_each_other() {
+    within_a_minute(|| {
+        let limits = KeyedRateLimiter::builder()
+            .quota(Quota::per_hour(1))
+            .clock(ManualClock::new());
+        let limits = limits.build().unwrap();
+        thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let limits = &limits;
+                scope.spawn(move || {
+                    for call in 0..1_000 {
+                        match thread % 2 {
+                            0 => drop(limits.snapshot()),
+                            // The bucket of a key with a debt becomes a limiter, under the lock of its shard.
+                            _ => drop(limits.reserve(&(thread << 32 | call), 2)),
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(limits.snapshot().waiting, 0);
+    });
+}
+
 /// A key of which only `Clone` and `Drop` are operations.
 #[derive(Debug, PartialEq, Eq)]
 struct Loud(u64);

@@ -1,18 +1,53 @@
 //! Waiting for tokens: order, bounds, cancellation, wake-ups.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use backstop::rate_limiter::{Inherit, Quota};
-use backstop::{BlockingClock, Clock, ManualClock, RateLimiter, Reason};
+use backstop::{
+    BlockingClock, Clock, KeyedRateLimiter, ManualClock, RateLimiter, Reason, Rejected,
+};
 use futures::future::{join, join_all, join3};
 use proptest::prelude::*;
 
 use super::{SECOND, builder, drain, limiter, ms, run};
+
+/// Polls `first` once, as a `select!` does whose other branch wins, and awaits `second` before it.
+async fn hold_first(
+    clock: &ManualClock,
+    first: impl Future<Output = Result<(), Rejected>>,
+    second: impl Future<Output = Result<(), Rejected>>,
+) {
+    let start = clock.now();
+    let mut first = pin!(first);
+    let polled = poll_fn(|task| Poll::Ready(first.as_mut().poll(task))).await;
+    assert!(polled.is_pending());
+    second.await.unwrap();
+    assert_eq!(clock.now(), start + 2 * SECOND);
+    // The token of its turn is kept for it.
+    first.await.unwrap();
+    assert_eq!(clock.now(), start + 2 * SECOND);
+}
+
+#[test]
+fn a_task_that_holds_the_first_waiter_without_polling_it_may_wait_behind_it() {
+    let clock = ManualClock::new();
+    let quota = Quota::per_second(1);
+    let limiter = limiter(&clock, quota);
+    let keyed = KeyedRateLimiter::<u8>::builder().quota(quota);
+    let keyed = keyed.clock(clock.clone()).build().unwrap();
+    run(&clock, async {
+        limiter.try_acquire().unwrap();
+        hold_first(&clock, limiter.acquire(), limiter.acquire()).await;
+        keyed.try_acquire(&1).unwrap();
+        hold_first(&clock, keyed.acquire(&1), keyed.acquire(&1)).await;
+    });
+}
 
 #[test]
 fn no_call_overtakes_a_waiter() {

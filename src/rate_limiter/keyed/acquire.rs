@@ -23,7 +23,8 @@ pin_project! {
     /// Waits for tokens of a key. Returned by [`KeyedRateLimiter::acquire`](super::KeyedRateLimiter::acquire).
     ///
     /// Does nothing before it is first polled. The first waiter of a key watches the clock for the others of that
-    /// key: if it is not polled, they are delayed until another call uses the key.
+    /// key: if its task does not run, they are delayed until another call uses the key, or another waiter of the key is
+    /// polled.
     ///
     /// It takes part in tokio's cooperative budget (feature `tokio`): a loop of acquisitions that are always ready
     /// occasionally yields to other tasks.

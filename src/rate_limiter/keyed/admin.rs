@@ -19,9 +19,11 @@ impl<K> KeyedRateLimiter<K> {
         let inner = &*self.inner;
         let time = inner.time(inner.base.now());
         let (rejections, shadow) = (inner.rejections.total(), inner.base.shadow);
+        // Unlocked before the shards are locked: calls that begin to wait take the two locks in the other order.
+        let quotas = lock(&inner.quotas).clone();
         KeyedSnapshot {
             name: inner.base.name,
-            quotas: lock(&inner.quotas).clone(),
+            quotas,
             keys: self.len(),
             max_keys: inner.keys.max_keys,
             // Relaxed: a statistic.

@@ -96,6 +96,11 @@ impl Gcra {
         self.used(tat, now).div_ceil(self.rate.cost())
     }
 
+    /// Returns the number of tokens that the bucket owes, rounded up.
+    pub(crate) fn debt(&self, tat: u64, now: Instant) -> u64 {
+        self.missing(tat, now).saturating_sub(self.burst())
+    }
+
     /// Returns whether the bucket is full.
     #[inline]
     pub(crate) fn is_full(&self, tat: u64, now: Instant) -> bool {

@@ -49,10 +49,13 @@ impl Limit for StripedCopy {
 
     fn give(&mut self, now: Instant, _: Option<Instant>, tokens: u64) {
         let mut left = tokens;
-        for (gcra, tat) in &mut self.0 {
-            let given = left.min(gcra.missing(*tat, now));
-            *tat = gcra.give(*tat, given);
-            left -= given;
+        // Debts first, as in the striped bucket.
+        for most in [Gcra::debt, Gcra::missing] {
+            for (gcra, tat) in &mut self.0 {
+                let given = left.min(most(gcra, *tat, now));
+                *tat = gcra.give(*tat, given);
+                left -= given;
+            }
         }
     }
 
