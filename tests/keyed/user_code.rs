@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use backstop::keyed::{NoRoom, Overflow};
 use proptest::prelude::*;
 
-use super::hostile_keys::{HOOK, Key, operate, silence_panics, with_fuse, within_a_minute};
+use super::hostile_keys::{HOOK, Key, operate, silence_panics, with_fuse};
+use super::watchdog::within_a_minute;
 use super::{keys, set};
 
 proptest! {

@@ -11,7 +11,8 @@ use backstop::ManualClock;
 use backstop::rate_limiter::{KeyedRateLimiter, Overflow, Quota};
 use proptest::prelude::*;
 
-use super::user_keys::{HOOK, Key, operate, silence_panics, with_fuse, within_a_minute};
+use super::user_keys::{HOOK, Key, operate, silence_panics, with_fuse};
+use super::watchdog::within_a_minute;
 use super::{SECOND, ms};
 
 /// Each key has a quota that tells whose it is.

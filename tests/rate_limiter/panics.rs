@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use backstop::rate_limiter::{Acquire, Quota};
 use backstop::{Event, ManualClock, Policy, RateLimiter};
 
+use super::watchdog::within_a_minute;
 use super::{SECOND, builder, drain, limiter, run};
 
 type Waiter<'a> = Pin<Box<Acquire<'a>>>;
@@ -198,29 +199,31 @@ impl Drop for Reentrant {
 
 #[test]
 fn wakers_and_observers_may_use_the_limiter() {
-    let clock = ManualClock::new();
-    let slot: Arc<std::sync::OnceLock<RateLimiter>> = Arc::default();
-    let inside = slot.clone();
-    let limiter = builder(&clock, Quota::per_second(1)).observer(move |_: &Event| {
-        if let Some(limiter) = inside.get() {
-            let _ = (limiter.peek(), limiter.snapshot());
-            limiter.add(0);
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let slot: Arc<std::sync::OnceLock<RateLimiter>> = Arc::default();
+        let inside = slot.clone();
+        let limiter = builder(&clock, Quota::per_second(1)).observer(move |_: &Event| {
+            if let Some(limiter) = inside.get() {
+                let _ = (limiter.peek(), limiter.snapshot());
+                limiter.add(0);
+            }
+        });
+        let limiter = limiter.build().unwrap();
+        assert!(slot.set(limiter.clone()).is_ok());
+        drain(&limiter);
+        let waker = || Waker::from(Arc::new(Reentrant(limiter.clone())));
+        let mut waiters: Vec<_> = (0..4).map(|_| start(&limiter, &waker())).collect();
+        for waiter in &mut waiters {
+            let waker = waker();
+            let _ = waiter.as_mut().poll(&mut Context::from_waker(&waker));
         }
+        limiter.add(1);
+        drop(waiters.pop());
+        clock.advance(SECOND);
+        drop(waiters);
+        assert_eq!(limiter.snapshot().waiting, 0);
     });
-    let limiter = limiter.build().unwrap();
-    assert!(slot.set(limiter.clone()).is_ok());
-    drain(&limiter);
-    let waker = || Waker::from(Arc::new(Reentrant(limiter.clone())));
-    let mut waiters: Vec<_> = (0..4).map(|_| start(&limiter, &waker())).collect();
-    for waiter in &mut waiters {
-        let waker = waker();
-        let _ = waiter.as_mut().poll(&mut Context::from_waker(&waker));
-    }
-    limiter.add(1);
-    drop(waiters.pop());
-    clock.advance(SECOND);
-    drop(waiters);
-    assert_eq!(limiter.snapshot().waiting, 0);
 }
 
 #[test]
