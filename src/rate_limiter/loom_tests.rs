@@ -144,17 +144,17 @@ fn loom_a_thread_that_takes_a_token_observes_what_happened_before_it_was_returne
         let bucket = Arc::new(bucket(1));
         assert!(bucket.take(Instant::ORIGIN, 1).is_ok());
         let work = Arc::new(AtomicU64::new(0));
-        let giver = {
+        let taker = {
             let (bucket, work) = (bucket.clone(), work.clone());
             thread::spawn(move || {
-                work.store(1, Ordering::Relaxed);
-                bucket.give(Instant::ORIGIN, 1);
+                if bucket.take(Instant::ORIGIN, 1).is_ok() {
+                    assert_eq!(work.load(Ordering::Relaxed), 1);
+                }
             })
         };
-        if bucket.take(Instant::ORIGIN, 1).is_ok() {
-            assert_eq!(work.load(Ordering::Relaxed), 1);
-        }
-        giver.join().unwrap();
+        work.store(1, Ordering::Relaxed);
+        bucket.give(Instant::ORIGIN, 1);
+        taker.join().unwrap();
     });
 }
 

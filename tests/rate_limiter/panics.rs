@@ -226,6 +226,43 @@ fn wakers_and_observers_may_use_the_limiter() {
     });
 }
 
+/// Looks at the limiter when it is dropped.
+struct Looking(RateLimiter, Arc<AtomicU32>);
+
+impl Wake for Looking {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        let _ = self.0.snapshot();
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn wakers_that_are_replaced_or_leave_with_their_call_are_dropped_outside_the_lock() {
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let limiter = limiter(&clock, Quota::per_second(1));
+        drain(&limiter);
+        let dropped = Arc::new(AtomicU32::new(0));
+        let waker = || Waker::from(Arc::new(Looking(limiter.clone(), dropped.clone())));
+        // Watches the clock. The one behind it has no timer, so the queue has the only handle of its waker.
+        let first = start(&limiter, Waker::noop());
+        let mut second = start(&limiter, &waker());
+        assert_eq!(dropped.load(Ordering::Relaxed), 0);
+        let next = waker();
+        let mut task = Context::from_waker(&next);
+        assert!(second.as_mut().poll(&mut task).is_pending());
+        assert_eq!(dropped.load(Ordering::Relaxed), 1);
+        drop(next);
+        drop(second);
+        assert_eq!(dropped.load(Ordering::Relaxed), 2);
+        drop(first);
+    });
+}
+
 #[test]
 fn a_call_that_waited_says_for_how_long() {
     let clock = ManualClock::new();
