@@ -259,6 +259,16 @@ fn no_lock_is_held_while_a_waker_is_dropped() {
         // Waking drops the last one.
         breaker.trip();
         assert_eq!(dropped.load(Ordering::SeqCst), 3);
+        while transitions.try_next().is_some() {}
+        let waker = Waker::from(Arc::new(UsingWaker {
+            breaker: breaker.clone(),
+            dropped: dropped.clone(),
+        }));
+        let mut cx = Context::from_waker(&waker);
+        assert!(transitions.poll_next_transition(&mut cx).is_pending());
+        drop(waker);
+        drop(transitions);
+        assert_eq!(dropped.load(Ordering::SeqCst), 4);
     });
 }
 

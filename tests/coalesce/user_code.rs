@@ -3,6 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::flights::Strict;
 use super::watchdog::within_a_minute;
 use super::*;
 
@@ -112,6 +113,9 @@ fn keys_and_results_may_use_the_policy() {
         let keys = [all.0, all.1, all.2, all.3].map(|result| result.ok().unwrap().key);
         assert_eq!(keys, [1, 2, 1, 2]);
         assert_eq!(policy.snapshot().executed, 2);
+        // No other call waits for this one.
+        let three = curious(3);
+        assert!(clock.block_on(policy.get(&three).call(load(5))).is_ok());
     });
 }
 
@@ -196,6 +200,36 @@ fn a_waker_may_use_the_policy_and_its_panic_does_not_keep_others_from_being_woke
             assert_eq!(poll(call.as_mut()), Poll::Ready(Ok(7)));
         }
         assert_eq!(coalesce.snapshot().waiting, 0);
+    });
+}
+
+#[test]
+fn a_waker_may_use_the_policy_when_its_call_takes_over_from_a_rejected_leader() {
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let coalesce = coalesce(&clock);
+        let bulkhead = backstop::Bulkhead::builder()
+            .max_concurrent(1)
+            .max_waiting(9)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        let held = bulkhead.try_acquire().unwrap();
+        let stack = Pipeline::new((coalesce.get(&1), &bulkhead, Guarded(Strict)));
+        let [low, high] = [Priority::LOW, Priority::HIGH]
+            .map(|priority| stack.with(CallOptions::new().priority(priority)));
+        let mut leader = Box::pin(low.call(|| async { Ok(7) }));
+        let mut waiting = Box::pin(high.call(|| async { Ok(7) }));
+        assert!(poll(leader.as_mut()).is_pending());
+        let nosy = Arc::new(Nosy(coalesce.clone(), AtomicU32::new(0)));
+        let waker = Waker::from(nosy.clone());
+        let mut task = Context::from_waker(&waker);
+        assert!(waiting.as_mut().poll(&mut task).is_pending());
+        drop(held);
+        assert!(catch_unwind(AssertUnwindSafe(|| poll(leader.as_mut()))).is_err());
+        assert_eq!(nosy.1.load(Ordering::Relaxed), 1);
+        drop(leader);
+        assert_eq!(clock.block_on(waiting), Ok(7));
     });
 }
 

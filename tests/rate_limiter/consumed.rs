@@ -135,6 +135,20 @@ fn a_refund_comes_back_later_than_it_was_taken_beside_newer_tokens() {
 }
 
 #[test]
+fn tokens_added_to_a_sliding_log_erase_as_many_of_its_newest() {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(10).sliding_log());
+    for _ in 0..3 {
+        limiter.try_acquire_n(2).unwrap();
+        clock.advance(ms(100));
+    }
+    limiter.add(3);
+    assert_eq!(limiter.snapshot().available, [7]);
+    clock.advance(ms(700));
+    assert_eq!(limiter.snapshot().available, [9], "the oldest two expire");
+}
+
+#[test]
 fn a_waiter_that_leaves_long_after_its_turn_gives_its_tokens_back() {
     let clock = ManualClock::new();
     let limiter = limiter(&clock, Quota::per_second(1).sliding_log());
