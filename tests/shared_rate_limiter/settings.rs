@@ -155,7 +155,13 @@ fn a_limiter_is_evictable_once_its_lease_is_over_and_nothing_else_holds_it() {
         .unwrap();
     clock.advance(hour);
     assert_eq!(limiter.evictable_in(), Some(Duration::ZERO));
+    assert_eq!(limiter.snapshot().remaining, None);
     clock.block_on(limiter.try_acquire()).unwrap();
+    let snapshot = limiter.snapshot();
+    let left = snapshot
+        .remaining
+        .map(|remaining| remaining + snapshot.held);
+    assert_eq!(left, Some(99));
     let wait = limiter.evictable_in().unwrap();
     assert!(Duration::ZERO < wait && wait < hour, "{wait:?}");
     clock.advance(wait - Duration::from_nanos(1));
