@@ -1,5 +1,8 @@
 //! One bulkhead for several processes, each of which is simulated by a bulkhead of its own on one store.
 
+#[path = "watchdog/mod.rs"]
+mod watchdog;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -428,4 +431,42 @@ fn a_process_that_ends_leaves_nothing_in_the_store() {
     assert!(!store.is_empty());
     drop(fleet);
     assert!(store.is_empty());
+}
+
+/// A clock on which the time of each sleep passes at once.
+#[derive(Debug)]
+struct Leaping(ManualClock);
+
+impl Clock for Leaping {
+    fn now(&self) -> backstop::Instant {
+        self.0.now()
+    }
+
+    fn sleep_until(&self, deadline: backstop::Instant) -> backstop::Sleep {
+        self.0
+            .advance(deadline.saturating_duration_since(self.0.now()));
+        self.0.sleep_until(deadline)
+    }
+}
+
+#[test]
+fn a_waiter_whose_timers_are_over_at_once_waits_no_longer_than_it_may() {
+    watchdog::within_a_minute(|| {
+        let time = ManualClock::new();
+        let bulkhead = SharedBulkhead::builder()
+            .store(MemoryStore::new(time.clone()))
+            .key("key")
+            .max_concurrent(1)
+            .clock(Leaping(time.clone()))
+            .build()
+            .unwrap();
+        let held = time.block_on(bulkhead.try_acquire()).unwrap();
+        let begin = time.now();
+        let waiting = bulkhead.acquire_within(1, Duration::from_secs(5));
+        let rejected = time.block_on(waiting).unwrap_err();
+        assert_eq!(rejected.reason(), Reason::QueueTimeout);
+        let waited = time.now().saturating_duration_since(begin);
+        assert_eq!(waited, Duration::from_secs(5));
+        drop(held);
+    });
 }

@@ -225,3 +225,27 @@ fn loom_a_call_that_does_not_wait_cannot_starve_a_waiter() {
         assert!(!queue.read().is_waiting());
     });
 }
+
+#[test]
+fn loom_of_two_changes_of_the_limit_the_one_with_the_larger_number_is_in_force() {
+    use crate::sync::AtomicU64;
+
+    loom::model(|| {
+        let queue = exact(1);
+        let numbers = Arc::new(AtomicU64::new(0));
+        let other = {
+            let (queue, numbers) = (queue.clone(), numbers.clone());
+            thread::spawn(move || {
+                let number = || numbers.fetch_add(1, Ordering::Relaxed);
+                queue.set_limit(2, number).map(|(_, number)| number)
+            })
+        };
+        let number = || numbers.fetch_add(1, Ordering::Relaxed);
+        let own = queue.set_limit(3, number).map(|(_, number)| number);
+        let last = match own > other.join().unwrap() {
+            true => 3,
+            false => 2,
+        };
+        assert_eq!(queue.read().limit(), last);
+    });
+}

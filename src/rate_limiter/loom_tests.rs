@@ -13,6 +13,7 @@ use super::token_bucket::TokenBucket;
 use super::{Inherit, Quota, RateLimiter};
 use crate::clock::ManualClock;
 use crate::instant::Instant;
+use crate::sync::{AtomicU64, Ordering};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -135,6 +136,26 @@ fn loom_a_caller_from_before_a_change_of_the_quota_takes_nothing_at_the_old_pric
             );
         });
     }
+}
+
+#[test]
+fn loom_a_thread_that_takes_a_token_observes_what_happened_before_it_was_returned() {
+    loom::model(|| {
+        let bucket = Arc::new(bucket(1));
+        assert!(bucket.take(Instant::ORIGIN, 1).is_ok());
+        let work = Arc::new(AtomicU64::new(0));
+        let taker = {
+            let (bucket, work) = (bucket.clone(), work.clone());
+            thread::spawn(move || {
+                if bucket.take(Instant::ORIGIN, 1).is_ok() {
+                    assert_eq!(work.load(Ordering::Relaxed), 1);
+                }
+            })
+        };
+        work.store(1, Ordering::Relaxed);
+        bucket.give(Instant::ORIGIN, 1);
+        taker.join().unwrap();
+    });
 }
 
 #[test]

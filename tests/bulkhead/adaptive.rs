@@ -10,6 +10,7 @@ use backstop::bulkhead::limit::{
 use backstop::{Bulkhead, Event, ManualClock, Policy, Timeout, Verdict};
 
 use super::server::{Server, open_loop};
+use super::watchdog::within_a_minute;
 use super::{ms, on};
 
 mod algorithms;
@@ -314,29 +315,31 @@ fn a_limit_outside_the_range_is_clamped() {
 
 #[test]
 fn an_algorithm_may_use_its_own_bulkhead() {
-    use std::sync::OnceLock;
+    within_a_minute(|| {
+        use std::sync::OnceLock;
 
-    #[derive(Clone, Debug)]
-    struct Meddler(Arc<OnceLock<Bulkhead>>);
-    impl ConcurrencyLimit for Meddler {
-        fn limit(&self) -> u32 {
-            5
-        }
-        fn on_sample(&mut self, sample: &Sample) {
-            if sample.in_flight < 3 {
-                let bulkhead = self.0.get().unwrap();
-                let _one = bulkhead.try_acquire().unwrap();
-                let _two = bulkhead.try_acquire().unwrap();
-                bulkhead.try_acquire().unwrap().success();
+        #[derive(Clone, Debug)]
+        struct Meddler(Arc<OnceLock<Bulkhead>>);
+        impl ConcurrencyLimit for Meddler {
+            fn limit(&self) -> u32 {
+                5
+            }
+            fn on_sample(&mut self, sample: &Sample) {
+                if sample.in_flight < 3 {
+                    let bulkhead = self.0.get().unwrap();
+                    let _one = bulkhead.try_acquire().unwrap();
+                    let _two = bulkhead.try_acquire().unwrap();
+                    bulkhead.try_acquire().unwrap().success();
+                }
             }
         }
-    }
-    let own = Arc::new(OnceLock::new());
-    let bulkhead = Bulkhead::builder()
-        .adaptive(Meddler(own.clone()))
-        .clock(ManualClock::new());
-    let bulkhead = bulkhead.build().unwrap();
-    own.set(bulkhead.clone()).unwrap();
-    bulkhead.try_acquire().unwrap().success();
-    assert_eq!(bulkhead.snapshot().in_flight, 0);
+        let own = Arc::new(OnceLock::new());
+        let bulkhead = Bulkhead::builder()
+            .adaptive(Meddler(own.clone()))
+            .clock(ManualClock::new());
+        let bulkhead = bulkhead.build().unwrap();
+        own.set(bulkhead.clone()).unwrap();
+        bulkhead.try_acquire().unwrap().success();
+        assert_eq!(bulkhead.snapshot().in_flight, 0);
+    });
 }

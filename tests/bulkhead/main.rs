@@ -18,6 +18,8 @@ mod user_code;
 #[path = "../values/mod.rs"]
 mod values;
 mod wakers;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -320,3 +320,27 @@ fn the_change_with_the_largest_number_is_the_current_limit() {
         }
     }
 }
+
+#[test]
+fn a_panic_of_an_algorithm_reaches_the_caller_that_drops_a_call() {
+    #[derive(Clone, Debug)]
+    struct Panics;
+    impl ConcurrencyLimit for Panics {
+        fn limit(&self) -> u32 {
+            1
+        }
+        fn on_sample(&mut self, _: &Sample) {
+            panic!("on purpose");
+        }
+    }
+    let bulkhead = on(&ManualClock::new())
+        .adaptive(Panics)
+        .cancel_is_overload(true)
+        .build()
+        .unwrap();
+    let mut call = Box::pin(bulkhead.call(std::future::pending::<Result<(), ()>>));
+    let mut task = TaskContext::from_waker(Waker::noop());
+    assert!(call.as_mut().poll(&mut task).is_pending());
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(call))).is_err());
+    assert_eq!(bulkhead.snapshot().in_flight, 0);
+}

@@ -12,6 +12,7 @@ use backstop::{Bulkhead, Context, Rejected};
 
 use super::guards::Releasing;
 use super::ms;
+use super::watchdog::within_a_minute;
 
 type Acquiring<'a> = Pin<Box<dyn Future<Output = Result<Permit<'a>, Rejected>> + 'a>>;
 
@@ -170,36 +171,38 @@ impl Drop for Meddler {
 
 #[test]
 fn a_waker_may_use_the_bulkhead() {
-    for order in [QueueOrder::Fifo, QueueOrder::Lifo, QueueOrder::Priority] {
-        let bulkhead = Bulkhead::builder()
-            .max_concurrent(1)
-            .max_waiting(9)
-            .order(order)
-            .build()
-            .unwrap();
-        let meddler = |kept| {
-            Waker::from(Arc::new(Meddler {
-                bulkhead: bulkhead.clone(),
-                calls: AtomicU32::new(0),
-                kept: Mutex::new(kept),
-            }))
-        };
-        let permit = bulkhead.try_acquire_owned(Context::new()).unwrap();
-        let mut line: Vec<_> = (0..3)
-            .map(|_| waiter(&bulkhead, 1, &meddler(None)))
-            .collect();
-        // Another waker takes its place, and the old one is dropped.
-        assert!(poll(line[0].as_mut(), &meddler(None)).is_pending());
-        drop(line.remove(1));
-        let last = waiter(&bulkhead, 1, &meddler(Some(permit)));
-        drop(last);
-        // Each woken waiter takes its permit or releases it.
-        while let Some(mut next) = line.pop() {
-            let _ = poll(next.as_mut(), Waker::noop());
+    within_a_minute(|| {
+        for order in [QueueOrder::Fifo, QueueOrder::Lifo, QueueOrder::Priority] {
+            let bulkhead = Bulkhead::builder()
+                .max_concurrent(1)
+                .max_waiting(9)
+                .order(order)
+                .build()
+                .unwrap();
+            let meddler = |kept| {
+                Waker::from(Arc::new(Meddler {
+                    bulkhead: bulkhead.clone(),
+                    calls: AtomicU32::new(0),
+                    kept: Mutex::new(kept),
+                }))
+            };
+            let permit = bulkhead.try_acquire_owned(Context::new()).unwrap();
+            let mut line: Vec<_> = (0..3)
+                .map(|_| waiter(&bulkhead, 1, &meddler(None)))
+                .collect();
+            // Another waker takes its place, and the old one is dropped.
+            assert!(poll(line[0].as_mut(), &meddler(None)).is_pending());
+            drop(line.remove(1));
+            let last = waiter(&bulkhead, 1, &meddler(Some(permit)));
+            drop(last);
+            // Each woken waiter takes its permit or releases it.
+            while let Some(mut next) = line.pop() {
+                let _ = poll(next.as_mut(), Waker::noop());
+            }
+            let snapshot = bulkhead.snapshot();
+            assert_eq!((snapshot.in_flight, snapshot.waiting), (0, 0));
         }
-        let snapshot = bulkhead.snapshot();
-        assert_eq!((snapshot.in_flight, snapshot.waiting), (0, 0));
-    }
+    });
 }
 
 #[test]

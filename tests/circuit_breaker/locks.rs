@@ -1,29 +1,15 @@
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
-use std::thread;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use backstop::circuit_breaker::{State, Trip};
 use backstop::{CircuitBreaker, Event, ManualClock, Policy};
 
-use super::{builder, feed, one_probe, secs};
-
-/// Runs code that deadlocks if a lock is held, on another thread, so that the test fails instead of hanging. The
-/// limit of a minute is only an upper bound.
-fn must_end<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, receiver) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        let result = catch_unwind(AssertUnwindSafe(what));
-        let _ = sender.send(result);
-    });
-    let result = receiver.recv_timeout(secs(60)).expect("a lock is held");
-    thread.join().expect("panics are caught");
-    result.unwrap_or_else(|panic| resume_unwind(panic))
-}
+use super::watchdog::within_a_minute;
+use super::{builder, feed, one_probe};
 
 #[test]
 fn an_observer_may_use_the_breaker() {
-    let (state, received) = must_end(|| {
+    let (state, received) = within_a_minute(|| {
         let clock = ManualClock::new();
         let handle: Arc<Mutex<Option<CircuitBreaker>>> = Arc::default();
         let received = Arc::new(AtomicU32::new(0));
@@ -76,13 +62,13 @@ fn a_trip_ends_although_computing_its_length_changes_the_circuit() {
 
 #[test]
 fn the_breaker_can_be_used_while_an_operation_runs() {
-    let result = must_end(|| {
+    let result = within_a_minute(|| {
         let clock = ManualClock::new();
         let breaker = one_probe(&clock);
         clock.block_on(breaker.call(|| {
             // Another thread uses the breaker in the middle of the operation.
             let other = breaker.clone();
-            let calls = must_end(move || {
+            let calls = within_a_minute(move || {
                 assert!(other.try_acquire().is_err());
                 drop(other.isolate());
                 other.reset();

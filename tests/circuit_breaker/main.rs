@@ -24,6 +24,8 @@ mod races;
 mod rules;
 mod settings;
 mod snapshot;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)

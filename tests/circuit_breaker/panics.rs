@@ -11,6 +11,7 @@ use std::task::{Context, Wake, Waker};
 use backstop::circuit_breaker::{HalfOpen, State, Transitions, Trip};
 use backstop::{CircuitBreaker, Clock, Event, Instant, ManualClock, Pipeline, Policy, Sleep};
 
+use super::watchdog::within_a_minute;
 use super::{builder, feed, poll_once, secs};
 
 /// A waker that records that it was woken, and may panic then.
@@ -53,25 +54,27 @@ impl Wake for Closes {
 
 #[test]
 fn a_change_is_numbered_when_it_is_made_not_when_it_is_reported() {
-    let heard = Arc::<Mutex<Vec<_>>>::default();
-    let log = heard.clone();
-    let breaker = builder(&ManualClock::new())
-        .observer(move |event: &Event| {
-            if let Event::CircuitChanged { change, .. } = event {
-                log.lock().unwrap().push((event.sequence(), change.to));
-            }
-        })
-        .build()
-        .unwrap();
-    let mut transitions = breaker.subscribe();
-    let waker = Waker::from(Arc::new(Closes(breaker.clone())));
-    let mut cx = Context::from_waker(&waker);
-    assert!(transitions.poll_next_transition(&mut cx).is_pending());
-    // Subscribers are woken before observers hear of the change, and this one closes the circuit.
-    breaker.trip();
-    assert_eq!(breaker.state(), State::Closed);
-    let expected = [(Some(2), State::Closed), (Some(1), State::Open)];
-    assert_eq!(*heard.lock().unwrap(), expected);
+    within_a_minute(|| {
+        let heard = Arc::<Mutex<Vec<_>>>::default();
+        let log = heard.clone();
+        let breaker = builder(&ManualClock::new())
+            .observer(move |event: &Event| {
+                if let Event::CircuitChanged { change, .. } = event {
+                    log.lock().unwrap().push((event.sequence(), change.to));
+                }
+            })
+            .build()
+            .unwrap();
+        let mut transitions = breaker.subscribe();
+        let waker = Waker::from(Arc::new(Closes(breaker.clone())));
+        let mut cx = Context::from_waker(&waker);
+        assert!(transitions.poll_next_transition(&mut cx).is_pending());
+        // Subscribers are woken before observers hear of the change, and this one closes the circuit.
+        breaker.trip();
+        assert_eq!(breaker.state(), State::Closed);
+        let expected = [(Some(2), State::Closed), (Some(1), State::Open)];
+        assert_eq!(*heard.lock().unwrap(), expected);
+    });
 }
 
 fn panics<R>(code: impl FnOnce() -> R) -> bool {
@@ -238,23 +241,35 @@ impl Drop for UsingWaker {
 /// A held lock would deadlock.
 #[test]
 fn no_lock_is_held_while_a_waker_is_dropped() {
-    let clock = ManualClock::new();
-    let breaker = builder(&clock).build().unwrap();
-    let mut transitions = breaker.subscribe();
-    let dropped = Arc::new(AtomicU32::new(0));
-    for _ in 0..3 {
-        // The subscription holds the only reference, and drops it when it registers the next waker.
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let breaker = builder(&clock).build().unwrap();
+        let mut transitions = breaker.subscribe();
+        let dropped = Arc::new(AtomicU32::new(0));
+        for _ in 0..3 {
+            // The subscription holds the only reference, and drops it when it registers the next waker.
+            let waker = Waker::from(Arc::new(UsingWaker {
+                breaker: breaker.clone(),
+                dropped: dropped.clone(),
+            }));
+            while transitions.try_next().is_some() {}
+            let mut cx = Context::from_waker(&waker);
+            assert!(transitions.poll_next_transition(&mut cx).is_pending());
+        }
+        // Waking drops the last one.
+        breaker.trip();
+        assert_eq!(dropped.load(Ordering::SeqCst), 3);
+        while transitions.try_next().is_some() {}
         let waker = Waker::from(Arc::new(UsingWaker {
             breaker: breaker.clone(),
             dropped: dropped.clone(),
         }));
-        while transitions.try_next().is_some() {}
         let mut cx = Context::from_waker(&waker);
         assert!(transitions.poll_next_transition(&mut cx).is_pending());
-    }
-    // Waking drops the last one.
-    breaker.trip();
-    assert_eq!(dropped.load(Ordering::SeqCst), 3);
+        drop(waker);
+        drop(transitions);
+        assert_eq!(dropped.load(Ordering::SeqCst), 4);
+    });
 }
 
 /// A clock that reads the breaker whose clock it is.
@@ -283,24 +298,26 @@ impl Clock for ReadingClock {
 /// A held lock would deadlock.
 #[test]
 fn no_lock_is_held_while_the_clock_is_read() {
-    use backstop::keyed::Evictable;
+    within_a_minute(|| {
+        use backstop::keyed::Evictable;
 
-    let clock = ReadingClock::default();
-    let breaker = CircuitBreaker::builder()
-        .trip_on(Trip::consecutive(1))
-        .half_open(HalfOpen::successes(1))
-        .clock(clock.clone())
-        .build()
-        .unwrap();
-    assert!(clock.breaker.set(breaker.clone()).is_ok());
-    breaker.try_acquire().unwrap().failure();
-    assert!(breaker.try_acquire().is_err());
-    breaker.half_open();
-    breaker.try_acquire().unwrap().success();
-    breaker.pause_for(secs(1));
-    breaker.reset();
-    drop(breaker.isolate());
-    assert!(!breaker.is_evictable(), "the clock holds a handle");
+        let clock = ReadingClock::default();
+        let breaker = CircuitBreaker::builder()
+            .trip_on(Trip::consecutive(1))
+            .half_open(HalfOpen::successes(1))
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        assert!(clock.breaker.set(breaker.clone()).is_ok());
+        breaker.try_acquire().unwrap().failure();
+        assert!(breaker.try_acquire().is_err());
+        breaker.half_open();
+        breaker.try_acquire().unwrap().success();
+        breaker.pause_for(secs(1));
+        breaker.reset();
+        drop(breaker.isolate());
+        assert!(!breaker.is_evictable(), "the clock holds a handle");
+    });
 }
 
 #[test]

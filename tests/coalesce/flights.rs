@@ -282,7 +282,7 @@ fn an_observer_gets_events_for_shared_results_and_promotions() {
 }
 
 /// Admits calls of a high priority whose cost is below ten.
-struct Strict;
+pub(crate) struct Strict;
 
 impl Guard for Strict {
     type Permit = ();
@@ -334,4 +334,22 @@ fn a_call_on_better_terms_does_not_share_the_rejection_of_its_leader() {
     assert_eq!(admitted([low, low, high]), ([false, true, true], 2));
     // Calls on equal terms share the rejection.
     assert_eq!(admitted([low, low, low]), ([false; 3], 1));
+}
+
+#[test]
+fn a_policy_is_evictable_when_no_call_is_in_flight_and_nothing_else_holds_it() {
+    use backstop::keyed::Evictable;
+
+    let clock = ManualClock::new();
+    let policy = coalesce(&clock);
+    assert!(policy.is_evictable());
+    let one = policy.get(&1);
+    let mut call = Box::pin(one.call(std::future::pending::<Result<u64, &'static str>>));
+    assert!(poll(call.as_mut()).is_pending());
+    assert_eq!(policy.evictable_in(), None);
+    drop(call);
+    let other = policy.clone();
+    assert_eq!(policy.evictable_in(), None);
+    drop(other);
+    assert!(policy.is_evictable());
 }

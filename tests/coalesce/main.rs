@@ -2,6 +2,8 @@
 
 mod flights;
 mod user_code;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 
 use std::cell::Cell;
 use std::future::Future;

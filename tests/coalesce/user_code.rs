@@ -3,6 +3,8 @@
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::flights::Strict;
+use super::watchdog::within_a_minute;
 use super::*;
 
 #[test]
@@ -83,33 +85,38 @@ impl Hash for Curious {
 
 #[test]
 fn keys_and_results_may_use_the_policy() {
-    let clock = ManualClock::new();
-    let policy = Coalesce::builder().clock(clock.clone()).build().unwrap();
-    let curious = |key| Curious {
-        key,
-        policy: Arc::new(Mutex::new(Some(policy.clone()))),
-    };
-    let (one, two) = (curious(1), curious(2));
-    let load = |key| {
-        let clock = &clock;
-        let curious = &curious;
-        move || async move {
-            clock.sleep(ms(10)).await;
-            Ok(curious(key))
-        }
-    };
-    let all = clock.block_on(async {
-        let (first, second) = (policy.get(&one), policy.get(&two));
-        futures::join!(
-            first.call(load(1)),
-            second.call(load(2)),
-            first.call(load(3)),
-            second.call(load(4)),
-        )
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let policy = Coalesce::builder().clock(clock.clone()).build().unwrap();
+        let curious = |key| Curious {
+            key,
+            policy: Arc::new(Mutex::new(Some(policy.clone()))),
+        };
+        let (one, two) = (curious(1), curious(2));
+        let load = |key| {
+            let clock = &clock;
+            let curious = &curious;
+            move || async move {
+                clock.sleep(ms(10)).await;
+                Ok(curious(key))
+            }
+        };
+        let all = clock.block_on(async {
+            let (first, second) = (policy.get(&one), policy.get(&two));
+            futures::join!(
+                first.call(load(1)),
+                second.call(load(2)),
+                first.call(load(3)),
+                second.call(load(4)),
+            )
+        });
+        let keys = [all.0, all.1, all.2, all.3].map(|result| result.ok().unwrap().key);
+        assert_eq!(keys, [1, 2, 1, 2]);
+        assert_eq!(policy.snapshot().executed, 2);
+        // No other call waits for this one.
+        let three = curious(3);
+        assert!(clock.block_on(policy.get(&three).call(load(5))).is_ok());
     });
-    let keys = [all.0, all.1, all.2, all.3].map(|result| result.ok().unwrap().key);
-    assert_eq!(keys, [1, 2, 1, 2]);
-    assert_eq!(policy.snapshot().executed, 2);
 }
 
 #[test]
@@ -164,34 +171,66 @@ impl Drop for Nosy {
 
 #[test]
 fn a_waker_may_use_the_policy_and_its_panic_does_not_keep_others_from_being_woken() {
-    let clock = ManualClock::new();
-    let coalesce = coalesce(&clock);
-    let load = || async {
-        clock.sleep(ms(10)).await;
-        Ok(7)
-    };
-    let one = coalesce.get(&1);
-    let mut leader = Box::pin(one.call(load));
-    assert!(poll(leader.as_mut()).is_pending());
-    let nosy: Vec<_> = (0..3)
-        .map(|_| Arc::new(Nosy(coalesce.clone(), AtomicU32::new(0))))
-        .collect();
-    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(one.call(load))).collect();
-    for (call, nosy) in waiting.iter_mut().zip(&nosy) {
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let coalesce = coalesce(&clock);
+        let load = || async {
+            clock.sleep(ms(10)).await;
+            Ok(7)
+        };
+        let one = coalesce.get(&1);
+        let mut leader = Box::pin(one.call(load));
+        assert!(poll(leader.as_mut()).is_pending());
+        let nosy: Vec<_> = (0..3)
+            .map(|_| Arc::new(Nosy(coalesce.clone(), AtomicU32::new(0))))
+            .collect();
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(one.call(load))).collect();
+        for (call, nosy) in waiting.iter_mut().zip(&nosy) {
+            let waker = Waker::from(nosy.clone());
+            assert!(
+                call.as_mut()
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            );
+        }
+        clock.advance(ms(10));
+        assert!(catch_unwind(AssertUnwindSafe(|| poll(leader.as_mut()))).is_err());
+        assert!(nosy.iter().all(|nosy| nosy.1.load(Ordering::Relaxed) == 1));
+        for mut call in waiting {
+            assert_eq!(poll(call.as_mut()), Poll::Ready(Ok(7)));
+        }
+        assert_eq!(coalesce.snapshot().waiting, 0);
+    });
+}
+
+#[test]
+fn a_waker_may_use_the_policy_when_its_call_takes_over_from_a_rejected_leader() {
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let coalesce = coalesce(&clock);
+        let bulkhead = backstop::Bulkhead::builder()
+            .max_concurrent(1)
+            .max_waiting(9)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        let held = bulkhead.try_acquire().unwrap();
+        let stack = Pipeline::new((coalesce.get(&1), &bulkhead, Guarded(Strict)));
+        let [low, high] = [Priority::LOW, Priority::HIGH]
+            .map(|priority| stack.with(CallOptions::new().priority(priority)));
+        let mut leader = Box::pin(low.call(|| async { Ok(7) }));
+        let mut waiting = Box::pin(high.call(|| async { Ok(7) }));
+        assert!(poll(leader.as_mut()).is_pending());
+        let nosy = Arc::new(Nosy(coalesce.clone(), AtomicU32::new(0)));
         let waker = Waker::from(nosy.clone());
-        assert!(
-            call.as_mut()
-                .poll(&mut Context::from_waker(&waker))
-                .is_pending()
-        );
-    }
-    clock.advance(ms(10));
-    assert!(catch_unwind(AssertUnwindSafe(|| poll(leader.as_mut()))).is_err());
-    assert!(nosy.iter().all(|nosy| nosy.1.load(Ordering::Relaxed) == 1));
-    for mut call in waiting {
-        assert_eq!(poll(call.as_mut()), Poll::Ready(Ok(7)));
-    }
-    assert_eq!(coalesce.snapshot().waiting, 0);
+        let mut task = Context::from_waker(&waker);
+        assert!(waiting.as_mut().poll(&mut task).is_pending());
+        drop(held);
+        assert!(catch_unwind(AssertUnwindSafe(|| poll(leader.as_mut()))).is_err());
+        assert_eq!(nosy.1.load(Ordering::Relaxed), 1);
+        drop(leader);
+        assert_eq!(clock.block_on(waiting), Ok(7));
+    });
 }
 
 /// Uses the policy when it is woken, and when it is dropped.
@@ -215,43 +254,46 @@ impl Drop for Caller {
 
 #[test]
 fn calls_that_are_dropped_wake_others_and_drop_their_keys_outside_the_lock() {
-    let clock = ManualClock::new();
-    let policy = Coalesce::builder().clock(clock.clone()).build().unwrap();
-    let key = Curious {
-        key: 1,
-        policy: Arc::new(Mutex::new(Some(policy.clone()))),
-    };
-    let one = policy.get(&key);
-    let hang = std::future::pending::<Result<Curious, ()>>;
-    let [mut leader, mut first, mut second] = [(); 3].map(|()| Box::pin(one.call(hang)));
-    // The policy has the only handle of each waker.
-    let woken = || Arc::<AtomicU32>::default();
-    let waker = |woken: &Arc<AtomicU32>| {
-        Waker::from(Arc::new(Caller {
-            policy: policy.clone(),
-            woken: woken.clone(),
-        }))
-    };
-    let (replaced, of_first, of_second) = (woken(), woken(), woken());
-    assert!(poll(leader.as_mut()).is_pending());
-    let mut waits = |call: usize, woken: &Arc<AtomicU32>| {
-        let waker = waker(woken);
-        let mut task = Context::from_waker(&waker);
-        [&mut first, &mut second][call]
-            .as_mut()
-            .poll(&mut task)
-            .is_pending()
-    };
-    assert!(waits(0, &replaced) && waits(0, &of_first) && waits(1, &of_second));
-    let counts = || [&replaced, &of_first, &of_second].map(|woken| woken.load(Ordering::Relaxed));
-    drop(leader);
-    assert_eq!(counts(), [0, 1, 0]);
-    drop(first);
-    assert_eq!(counts(), [0, 1, 1]);
-    drop(second);
-    assert_eq!(
-        (policy.snapshot().flights, policy.snapshot().waiting),
-        (0, 0)
-    );
-    assert_eq!(policy.snapshot().promoted, 2);
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let policy = Coalesce::builder().clock(clock.clone()).build().unwrap();
+        let key = Curious {
+            key: 1,
+            policy: Arc::new(Mutex::new(Some(policy.clone()))),
+        };
+        let one = policy.get(&key);
+        let hang = std::future::pending::<Result<Curious, ()>>;
+        let [mut leader, mut first, mut second] = [(); 3].map(|()| Box::pin(one.call(hang)));
+        // The policy has the only handle of each waker.
+        let woken = || Arc::<AtomicU32>::default();
+        let waker = |woken: &Arc<AtomicU32>| {
+            Waker::from(Arc::new(Caller {
+                policy: policy.clone(),
+                woken: woken.clone(),
+            }))
+        };
+        let (replaced, of_first, of_second) = (woken(), woken(), woken());
+        assert!(poll(leader.as_mut()).is_pending());
+        let mut waits = |call: usize, woken: &Arc<AtomicU32>| {
+            let waker = waker(woken);
+            let mut task = Context::from_waker(&waker);
+            [&mut first, &mut second][call]
+                .as_mut()
+                .poll(&mut task)
+                .is_pending()
+        };
+        assert!(waits(0, &replaced) && waits(0, &of_first) && waits(1, &of_second));
+        let counts =
+            || [&replaced, &of_first, &of_second].map(|woken| woken.load(Ordering::Relaxed));
+        drop(leader);
+        assert_eq!(counts(), [0, 1, 0]);
+        drop(first);
+        assert_eq!(counts(), [0, 1, 1]);
+        drop(second);
+        assert_eq!(
+            (policy.snapshot().flights, policy.snapshot().waiting),
+            (0, 0)
+        );
+        assert_eq!(policy.snapshot().promoted, 2);
+    });
 }

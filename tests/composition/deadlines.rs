@@ -69,6 +69,17 @@ fn the_time_left_can_be_asked_for_on_any_clock() {
 }
 
 #[test]
+fn a_scope_polled_in_one_on_another_manual_clock_keeps_its_own_deadline() {
+    let (ours, theirs) = (ManualClock::new(), ManualClock::new());
+    theirs.advance(ms(1_000_000));
+    let scope = deadline::scope_on(theirs.clone(), ms(500), async {
+        deadline::current_on(theirs.clone())
+    });
+    let seen = ours.block_on(deadline::scope_on(ours.clone(), ms(30), scope));
+    assert_eq!(seen, Some(ms(500)));
+}
+
+#[test]
 fn a_scope_keeps_its_clock_from_being_taken_for_another_one() {
     #[derive(Debug)]
     struct Mine(ManualClock);

@@ -249,6 +249,10 @@ fn hooks_classifiers_and_observers_may_run_a_runtime_of_their_own() {
         "observer of a handle": {
             breaker().observer(|_: &Event| run_a_runtime()).build().unwrap().call_blocking(fail)
         };
+        "observer of a handle in an observed stack": {
+            let breaker = breaker().observer(|_: &Event| run_a_runtime()).build().unwrap();
+            Pipeline::new(breaker).observer(|_: &Event| ()).call_blocking(fail)
+        };
     };
     assert_eq!(not_well(calls), []);
 }

@@ -239,6 +239,24 @@ fn a_full_queue_rejects_and_says_so() {
 }
 
 #[test]
+fn a_group_spans_the_times_of_its_letters_in_whatever_order_they_come() {
+    use backstop::dead_letter::Timestamp;
+
+    let clock = ManualClock::new();
+    let times = std::sync::Mutex::new([20, 10, 30].into_iter());
+    let queue = builder(&clock)
+        .timestamps(move || Timestamp::from_micros(times.lock().unwrap().next().unwrap_or(30)))
+        .build()
+        .unwrap();
+    clock.block_on(async {
+        push(&queue, 3).await.unwrap();
+        let groups = queue.groups(GroupBy::Reason, &Filter::new()).await.unwrap();
+        let span = [groups[0].oldest, groups[0].newest];
+        assert_eq!(span, [10, 30].map(Timestamp::from_micros));
+    });
+}
+
+#[test]
 fn the_oldest_are_evicted_where_that_was_asked_for() {
     let (clock, heard) = (ManualClock::new(), Heard::default());
     let memory = MemorySink::new()

@@ -11,6 +11,8 @@ mod letters;
 mod replays;
 mod replays_through_policies;
 mod user_code;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use backstop::dead_letter::{DeadLetterError, DeadLetterErrorKind, Letter, Sink, SinkFuture};
 use backstop::{Event, ManualClock};
 
+use crate::watchdog::within_a_minute;
 use crate::{all, builder, ids, push};
 
 fn panics<T>(code: impl FnOnce() -> T) -> bool {
@@ -66,23 +67,25 @@ fn an_observer_that_panics_costs_no_letter() {
 
 #[test]
 fn an_observer_may_use_the_queue() {
-    use std::sync::OnceLock;
-    let clock = ManualClock::new();
-    let own = Arc::new(OnceLock::<crate::Queue>::new());
-    let (seen, clock_of_observer) = (own.clone(), clock.clone());
-    let queue = builder(&clock)
-        .observer(move |_: &Event| {
-            if let Some(queue) = seen.get() {
-                assert_eq!(
-                    queue.snapshot().letters as usize,
-                    clock_of_observer.block_on(ids(queue)).len()
-                );
-            }
-        })
-        .build()
-        .unwrap();
-    own.set(queue.clone()).unwrap();
-    clock.block_on(push(&queue, 2)).unwrap();
+    within_a_minute(|| {
+        use std::sync::OnceLock;
+        let clock = ManualClock::new();
+        let own = Arc::new(OnceLock::<crate::Queue>::new());
+        let (seen, clock_of_observer) = (own.clone(), clock.clone());
+        let queue = builder(&clock)
+            .observer(move |_: &Event| {
+                if let Some(queue) = seen.get() {
+                    assert_eq!(
+                        queue.snapshot().letters as usize,
+                        clock_of_observer.block_on(ids(queue)).len()
+                    );
+                }
+            })
+            .build()
+            .unwrap();
+        own.set(queue.clone()).unwrap();
+        clock.block_on(push(&queue, 2)).unwrap();
+    });
 }
 
 #[test]

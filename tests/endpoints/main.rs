@@ -9,6 +9,8 @@ mod settings;
 mod simulation;
 mod throttled;
 mod user_code;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -9,22 +9,25 @@ use std::task::{Context, Wake, Waker};
 use backstop::endpoints::{Endpoint, NodeState};
 use backstop::{Endpoints, Event, ManualClock};
 
+use crate::watchdog::within_a_minute;
 use crate::{SECOND, fail, name, rotating, state};
 
 #[test]
 fn an_observer_may_use_the_set_that_reports_to_it() {
-    static SET: OnceLock<Endpoints<usize>> = OnceLock::new();
-    let clock = ManualClock::new();
-    let observer = |event: &Event| {
-        let set = SET.get().expect("it is built");
-        assert!(!set.snapshot().nodes.is_empty(), "{event}");
-        drop(set.try_acquire());
-        drop(set.drain(&name(9)));
-    };
-    let set = SET.get_or_init(|| rotating(&clock, 10).observer(observer).build().unwrap());
-    fail(set, 3, 5);
-    assert_eq!(state(set, 3), NodeState::Ejected);
-    assert_eq!(state(set, 9), NodeState::Draining);
+    within_a_minute(|| {
+        static SET: OnceLock<Endpoints<usize>> = OnceLock::new();
+        let clock = ManualClock::new();
+        let observer = |event: &Event| {
+            let set = SET.get().expect("it is built");
+            assert!(!set.snapshot().nodes.is_empty(), "{event}");
+            drop(set.try_acquire());
+            drop(set.drain(&name(9)));
+        };
+        let set = SET.get_or_init(|| rotating(&clock, 10).observer(observer).build().unwrap());
+        fail(set, 3, 5);
+        assert_eq!(state(set, 3), NodeState::Ejected);
+        assert_eq!(state(set, 9), NodeState::Draining);
+    });
 }
 
 #[test]
@@ -51,29 +54,31 @@ fn an_observer_that_panics_costs_no_call_and_no_change() {
 
 #[test]
 fn values_that_use_the_set_when_they_are_dropped_do_not_deadlock() {
-    struct Value(Arc<OnceLock<Endpoints<Self>>>);
-    impl Drop for Value {
-        fn drop(&mut self) {
-            if let Some(set) = self.0.get() {
-                assert!(set.snapshot().nodes.len() < 10);
-                drop(set.try_acquire());
-                drop(set.update([]));
+    within_a_minute(|| {
+        struct Value(Arc<OnceLock<Endpoints<Self>>>);
+        impl Drop for Value {
+            fn drop(&mut self) {
+                if let Some(set) = self.0.get() {
+                    assert!(set.snapshot().nodes.len() < 10);
+                    drop(set.try_acquire());
+                    drop(set.update([]));
+                }
             }
         }
-    }
-    let set = Arc::new(OnceLock::new());
-    let nodes = || ["a", "b"].map(|name| Endpoint::new(name, Value(set.clone())));
-    let endpoints = Endpoints::builder()
-        .nodes(nodes())
-        .clock(ManualClock::new())
-        .build()
-        .unwrap();
-    assert!(set.set(endpoints.clone()).is_ok());
-    endpoints.update(nodes()).unwrap();
-    let permit = endpoints.try_acquire();
-    drop(permit);
-    endpoints.update([]).unwrap();
-    assert_eq!(endpoints.snapshot().nodes.len(), 0);
+        let set = Arc::new(OnceLock::new());
+        let nodes = || ["a", "b"].map(|name| Endpoint::new(name, Value(set.clone())));
+        let endpoints = Endpoints::builder()
+            .nodes(nodes())
+            .clock(ManualClock::new())
+            .build()
+            .unwrap();
+        assert!(set.set(endpoints.clone()).is_ok());
+        endpoints.update(nodes()).unwrap();
+        let permit = endpoints.try_acquire();
+        drop(permit);
+        endpoints.update([]).unwrap();
+        assert_eq!(endpoints.snapshot().nodes.len(), 0);
+    });
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Fallbacks and stale values, in virtual time.
 
 mod stale;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};

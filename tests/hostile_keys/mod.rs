@@ -4,9 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
 thread_local! {
     /// Number of operations of user code until one panics; zero for never.
@@ -81,18 +79,5 @@ impl Hash for Key {
 impl Drop for Key {
     fn drop(&mut self) {
         operate();
-    }
-}
-
-/// Runs a test that could deadlock, and fails if it does.
-pub(crate) fn within_a_minute(test: impl FnOnce() + Send + 'static) {
-    let (done, wait) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        test();
-        done.send(()).unwrap();
-    });
-    match wait.recv_timeout(Duration::from_secs(60)) {
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
-        _ => thread.join().unwrap(),
     }
 }

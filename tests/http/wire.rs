@@ -212,3 +212,16 @@ fn each_hop_of_a_chain_has_less_time_and_work_that_comes_too_late_is_not_begun()
     assert_eq!(clock.block_on(hop(&clock, &expired, 0, &seen)), 504);
     assert!(seen.lock().unwrap().is_empty());
 }
+
+#[test]
+fn the_time_that_is_left_is_read_by_an_outermost_layer_too() {
+    let clock = ManualClock::new();
+    let stack = deadline::at_least(Duration::from_millis(50), clock.clone());
+    for (left, expected) in [(50, None), (49, Some(Reason::DeadlineTooClose))] {
+        let call = stack.call(|| async { Ok::<_, ()>(()) });
+        let left = Duration::from_millis(left);
+        let scope = backstop::deadline::scope_on(clock.clone(), left, call);
+        let result = clock.block_on(scope);
+        assert_eq!(result.err().and_then(|error| error.reason()), expected);
+    }
+}

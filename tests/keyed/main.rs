@@ -5,6 +5,8 @@ mod hostile_keys;
 mod overflow;
 mod templates;
 mod user_code;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

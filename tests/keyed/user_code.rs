@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use backstop::keyed::{NoRoom, Overflow};
 use proptest::prelude::*;
 
-use super::hostile_keys::{HOOK, Key, operate, silence_panics, with_fuse, within_a_minute};
+use super::hostile_keys::{HOOK, Key, operate, silence_panics, with_fuse};
+use super::watchdog::within_a_minute;
 use super::{keys, set};
 
 proptest! {
@@ -105,6 +106,39 @@ fn all_code_of_keys_and_policies_may_use_the_set_it_is_in() {
             HOOK.set(None);
             assert!(calls.get() > 50);
             assert_eq!(keys(&set).len(), set.len());
+        }
+    });
+}
+
+#[test]
+fn keys_and_policies_are_compared_judged_and_dropped_outside_the_lock() {
+    within_a_minute(|| {
+        for overflow in [Overflow::Reject, Overflow::Shared, Overflow::Evict] {
+            // `in_use`: no policy is like a new one, so keys make room only where the overflow is `Evict`.
+            for in_use in [0, 1] {
+                let set = set(5, overflow);
+                let inner = set.clone();
+                let calls = Rc::new(Cell::new(0_u64));
+                let count = calls.clone();
+                // Locks each shard, and changes nothing.
+                HOOK.set(Some(Rc::new(move || {
+                    count.set(count.get() + inner.len() as u64);
+                })));
+                for key in 0..20 {
+                    for _ in 0..2 {
+                        if let Ok(of) = set.try_get(&Key(key)) {
+                            of.1.store(in_use, Ordering::Relaxed);
+                        }
+                    }
+                }
+                let evicts = in_use == 0 || overflow == Overflow::Evict;
+                let latest = if evicts { 19 } else { 4 };
+                assert!(keys(&set).contains(&latest));
+                set.evict_idle();
+                HOOK.set(None);
+                assert!(calls.get() > 50);
+                assert_eq!(set.len(), 5 * in_use as usize);
+            }
         }
     });
 }

@@ -134,6 +134,56 @@ fn tokens_given_back_to_a_striped_limiter_pay_its_debts_first() {
 }
 
 #[test]
+fn a_refund_comes_back_later_than_it_was_taken_beside_newer_tokens() {
+    for kind in [
+        Quota::sliding_log,
+        Quota::fixed_window,
+        Quota::sliding_counter,
+    ] {
+        let clock = ManualClock::new();
+        let limiter = limiter(&clock, kind(Quota::per_second(10)));
+        let reservation = limiter.reserve(5).unwrap();
+        clock.advance(ms(100));
+        limiter.try_acquire_n(2).unwrap();
+        clock.advance(ms(100));
+        reservation.refund();
+        assert_eq!(limiter.snapshot().available, [8]);
+        clock.advance(ms(800));
+        limiter.try_acquire_n(8).unwrap();
+    }
+}
+
+#[test]
+fn tokens_added_to_a_sliding_log_erase_as_many_of_its_newest() {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(10).sliding_log());
+    for _ in 0..3 {
+        limiter.try_acquire_n(2).unwrap();
+        clock.advance(ms(100));
+    }
+    limiter.add(3);
+    assert_eq!(limiter.snapshot().available, [7]);
+    clock.advance(ms(700));
+    assert_eq!(limiter.snapshot().available, [9], "the oldest two expire");
+}
+
+#[test]
+fn a_waiter_that_leaves_long_after_its_turn_gives_its_tokens_back() {
+    let clock = ManualClock::new();
+    let limiter = limiter(&clock, Quota::per_second(1).sliding_log());
+    limiter.try_acquire().unwrap();
+    let mut waiting = Box::pin(limiter.acquire());
+    let mut task = Context::from_waker(Waker::noop());
+    assert!(waiting.as_mut().poll(&mut task).is_pending());
+    clock.advance(SECOND);
+    // Serves the waiter, which is not polled.
+    assert!(limiter.try_acquire().is_err());
+    clock.advance(ms(100));
+    drop(waiting);
+    assert_eq!(limiter.snapshot().available, [1]);
+}
+
+#[test]
 fn refunds_are_found_whatever_the_order_in_which_threads_come() {
     let clock = ManualClock::new();
     let quotas: [fn(Quota) -> Quota; 3] = [

@@ -11,7 +11,8 @@ use backstop::ManualClock;
 use backstop::rate_limiter::{KeyedRateLimiter, Overflow, Quota};
 use proptest::prelude::*;
 
-use super::user_keys::{HOOK, Key, operate, silence_panics, with_fuse, within_a_minute};
+use super::user_keys::{HOOK, Key, operate, silence_panics, with_fuse};
+use super::watchdog::within_a_minute;
 use super::{SECOND, ms};
 
 /// Each key has a quota that tells whose it is.
@@ -304,6 +305,34 @@ fn keys_are_cloned_and_dropped_outside_all_locks() {
             }
         }
         limits.evict_idle();
+        HOOK.set(None);
+        assert!(calls.get() > 100);
+    });
+}
+
+#[test]
+fn keys_that_make_room_for_others_are_dropped_outside_all_locks() {
+    within_a_minute(|| {
+        let limits = KeyedRateLimiter::builder()
+            .quota(quota(0))
+            .max_keys(8)
+            .overflow(Overflow::Evict)
+            .clock(ManualClock::new())
+            .build()
+            .unwrap();
+        let inner = limits.clone();
+        let calls = Rc::new(Cell::new(0_u64));
+        let count = calls.clone();
+        HOOK.set(Some(Rc::new(move || {
+            count.set(count.get() + 1);
+            for key in 0..6 {
+                assert_eq!(inner.decide(&Loud(key), 1).limit, 100);
+            }
+        })));
+        for key in 0..100 {
+            // Keys in use, so that none is idle.
+            let _ = limits.try_acquire_n(&Loud(key), 50);
+        }
         HOOK.set(None);
         assert!(calls.get() > 100);
     });

@@ -474,3 +474,17 @@ fn shadow_mode_reports_what_a_keyed_limiter_that_waits_would_reject() {
         assert_eq!(rejected(true), rejected(false), "{quota}");
     }
 }
+
+#[test]
+fn a_pause_that_ends_exactly_at_the_limit_of_the_wait_is_waited_out() {
+    let clock = ManualClock::new();
+    let limits = limits(&clock, Quota::per_second(10));
+    limits.pause_for(SECOND);
+    let latest = clock.now() + SECOND;
+    run(&clock, limits.acquire_within(&1, 1, SECOND)).unwrap();
+    assert_eq!(clock.now(), latest);
+    limits.pause_for(SECOND);
+    let too_short = SECOND - Duration::from_nanos(1);
+    let rejected = run(&clock, limits.acquire_within(&1, 1, too_short));
+    assert_eq!(rejected.unwrap_err().reason(), Reason::RateLimited);
+}

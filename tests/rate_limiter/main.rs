@@ -19,6 +19,8 @@ mod text;
 #[path = "../hostile_keys/mod.rs"]
 mod user_keys;
 mod waiting;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 
 use std::future::Future;
 use std::pin::pin;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use backstop::rate_limiter::{Acquire, Quota};
 use backstop::{Event, ManualClock, Policy, RateLimiter};
 
+use super::watchdog::within_a_minute;
 use super::{SECOND, builder, drain, limiter, run};
 
 type Waiter<'a> = Pin<Box<Acquire<'a>>>;
@@ -198,29 +199,68 @@ impl Drop for Reentrant {
 
 #[test]
 fn wakers_and_observers_may_use_the_limiter() {
-    let clock = ManualClock::new();
-    let slot: Arc<std::sync::OnceLock<RateLimiter>> = Arc::default();
-    let inside = slot.clone();
-    let limiter = builder(&clock, Quota::per_second(1)).observer(move |_: &Event| {
-        if let Some(limiter) = inside.get() {
-            let _ = (limiter.peek(), limiter.snapshot());
-            limiter.add(0);
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let slot: Arc<std::sync::OnceLock<RateLimiter>> = Arc::default();
+        let inside = slot.clone();
+        let limiter = builder(&clock, Quota::per_second(1)).observer(move |_: &Event| {
+            if let Some(limiter) = inside.get() {
+                let _ = (limiter.peek(), limiter.snapshot());
+                limiter.add(0);
+            }
+        });
+        let limiter = limiter.build().unwrap();
+        assert!(slot.set(limiter.clone()).is_ok());
+        drain(&limiter);
+        let waker = || Waker::from(Arc::new(Reentrant(limiter.clone())));
+        let mut waiters: Vec<_> = (0..4).map(|_| start(&limiter, &waker())).collect();
+        for waiter in &mut waiters {
+            let waker = waker();
+            let _ = waiter.as_mut().poll(&mut Context::from_waker(&waker));
         }
+        limiter.add(1);
+        drop(waiters.pop());
+        clock.advance(SECOND);
+        drop(waiters);
+        assert_eq!(limiter.snapshot().waiting, 0);
     });
-    let limiter = limiter.build().unwrap();
-    assert!(slot.set(limiter.clone()).is_ok());
-    drain(&limiter);
-    let waker = || Waker::from(Arc::new(Reentrant(limiter.clone())));
-    let mut waiters: Vec<_> = (0..4).map(|_| start(&limiter, &waker())).collect();
-    for waiter in &mut waiters {
-        let waker = waker();
-        let _ = waiter.as_mut().poll(&mut Context::from_waker(&waker));
+}
+
+/// Looks at the limiter when it is dropped.
+struct Looking(RateLimiter, Arc<AtomicU32>);
+
+impl Wake for Looking {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        let _ = self.0.snapshot();
+        self.1.fetch_add(1, Ordering::Relaxed);
     }
-    limiter.add(1);
-    drop(waiters.pop());
-    clock.advance(SECOND);
-    drop(waiters);
-    assert_eq!(limiter.snapshot().waiting, 0);
+}
+
+#[test]
+fn wakers_that_are_replaced_or_leave_with_their_call_are_dropped_outside_the_lock() {
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let limiter = limiter(&clock, Quota::per_second(1));
+        drain(&limiter);
+        let dropped = Arc::new(AtomicU32::new(0));
+        let waker = || Waker::from(Arc::new(Looking(limiter.clone(), dropped.clone())));
+        // Watches the clock. The one behind it has no timer, so the queue has the only handle of its waker.
+        let first = start(&limiter, Waker::noop());
+        let mut second = start(&limiter, &waker());
+        assert_eq!(dropped.load(Ordering::Relaxed), 0);
+        let next = waker();
+        let mut task = Context::from_waker(&next);
+        assert!(second.as_mut().poll(&mut task).is_pending());
+        assert_eq!(dropped.load(Ordering::Relaxed), 1);
+        drop(next);
+        drop(second);
+        assert_eq!(dropped.load(Ordering::Relaxed), 2);
+        drop(first);
+    });
 }
 
 #[test]

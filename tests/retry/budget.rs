@@ -7,8 +7,8 @@ use std::task::{Context as TaskContext, Waker};
 use backstop::event::StopReason;
 use backstop::policy::ErrorClass;
 use backstop::{
-    Backoff, Classify, Error, ManualClock, Pipeline, Policy, Reason, Rejected, Retry, RetryBudget,
-    Verdict,
+    Backoff, Classify, Error, Event, ManualClock, Pipeline, Policy, Reason, Rejected, Retry,
+    RetryBudget, Verdict,
 };
 
 use super::rejections::rejected_for;
@@ -183,4 +183,51 @@ fn failures_that_the_server_forbids_to_retry_cost_a_token() {
         assert!(result.is_err());
         assert_eq!(budget.snapshot().available, tokens, "{verdict}");
     }
+}
+
+#[test]
+fn a_late_success_refunds_the_price_of_its_retry() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::tokens().build().unwrap();
+    let full = budget.snapshot();
+    let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
+    let attempts = Cell::new(0);
+    let result = clock.block_on(retry.call(|| {
+        attempts.set(attempts.get() + 1);
+        let is_first = attempts.get() == 1;
+        async move { if is_first { Err(()) } else { Ok(()) } }
+    }));
+    assert_eq!((result, attempts.get()), (Ok(()), 2));
+    assert_eq!(budget.snapshot(), full);
+}
+
+#[test]
+fn a_retry_that_fails_for_good_is_counted_and_over_when_the_observer_hears_of_it() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::in_flight().build().unwrap();
+    let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
+    let heard = std::sync::Arc::<std::sync::Mutex<Vec<_>>>::default();
+    let log = heard.clone();
+    let observer = move |event: &Event| {
+        if let Event::RetryStopped {
+            attempt, executed, ..
+        } = event
+        {
+            let extras = budget.snapshot().extras_in_flight;
+            log.lock().unwrap().push((*attempt, *executed, extras));
+        }
+    };
+    let verdict = |is_first: &bool| match is_first {
+        true => Verdict::transient(),
+        false => Verdict::permanent(),
+    };
+    let stack = Pipeline::new((retry, Classify::errors(verdict))).observer(observer);
+    let attempts = Cell::new(0);
+    let result = clock.block_on(stack.call(|| {
+        attempts.set(attempts.get() + 1);
+        let is_first = attempts.get() == 1;
+        async move { Err::<(), _>(is_first) }
+    }));
+    assert_eq!(result, Err(Error::Operation(false)));
+    assert_eq!(*heard.lock().unwrap(), [(2, 2, 0)]);
 }

@@ -61,3 +61,19 @@ fn an_open_circuit_is_not_waited_out_past_the_deadline() {
     assert_eq!(result, Err(open.into()));
     assert_eq!(elapsed(&clock), s(0));
 }
+
+#[test]
+fn a_hook_for_errors_gets_rejections_too() {
+    let clock = ManualClock::new();
+    let limited = Rejected::new("limiter", Reason::RateLimited).with_retry_after(s(42));
+    let heard = std::cell::RefCell::new(Vec::new());
+    let retry = doubling(&clock).max_attempts(2).build().unwrap();
+    let retry = retry.notify(|error: &backstop::Error<()>, retrying| {
+        let (attempt, delay) = (retrying.attempt(), retrying.delay());
+        heard.borrow_mut().push((error.reason(), attempt, delay));
+    });
+    let stack = (&retry, Guarded(Reject(limited)));
+    let result = clock.block_on(stack.call(|| async { Ok::<(), ()>(()) }));
+    assert_eq!(result, Err(limited.into()));
+    assert_eq!(*heard.borrow(), [(Some(Reason::RateLimited), 1, s(42))]);
+}

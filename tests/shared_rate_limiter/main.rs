@@ -7,3 +7,5 @@ mod outages;
 mod settings;
 mod user_code;
 mod waiting;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;

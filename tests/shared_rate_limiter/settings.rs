@@ -139,3 +139,39 @@ fn a_cost_beyond_the_burst_is_rejected_without_the_store() {
     assert_eq!(store.requests(), 0);
     assert!(clock.block_on(limiter.acquire_n(5)).is_ok());
 }
+
+#[test]
+fn a_limiter_is_evictable_once_its_lease_is_over_and_nothing_else_holds_it() {
+    use backstop::keyed::Evictable;
+
+    let clock = ManualClock::new();
+    let hour = Duration::from_secs(3600);
+    let limiter = SharedRateLimiter::builder()
+        .store(MemoryStore::new(clock.clone()))
+        .key("key")
+        .quota(Quota::per_second(100))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    clock.advance(hour);
+    assert_eq!(limiter.evictable_in(), Some(Duration::ZERO));
+    assert_eq!(limiter.snapshot().remaining, None);
+    clock.block_on(limiter.try_acquire()).unwrap();
+    let snapshot = limiter.snapshot();
+    let left = snapshot
+        .remaining
+        .map(|remaining| remaining + snapshot.held);
+    assert_eq!(left, Some(99));
+    let wait = limiter.evictable_in().unwrap();
+    assert!(Duration::ZERO < wait && wait < hour, "{wait:?}");
+    clock.advance(wait - Duration::from_nanos(1));
+    assert!(!limiter.is_evictable());
+    clock.advance(Duration::from_nanos(1));
+    assert!(limiter.is_evictable());
+    let other = limiter.clone();
+    assert_eq!(limiter.evictable_in(), None);
+    drop(other);
+    limiter.set_quota(Quota::per_second(50)).unwrap();
+    clock.advance(hour);
+    assert_eq!(limiter.evictable_in(), None);
+}

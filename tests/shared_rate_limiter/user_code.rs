@@ -9,6 +9,8 @@ use backstop::shared_rate_limiter::SyncMode;
 use backstop::store::{MemoryStore, Reply, Store, StoreError, Take, Taken};
 use backstop::{Event, ManualClock, Quota, SharedRateLimiter};
 
+use super::watchdog::within_a_minute;
+
 /// A store that does what it is told before it answers.
 struct Hostile<F>(MemoryStore, F);
 
@@ -50,24 +52,26 @@ fn a_store_that_panics_loses_the_store_and_nothing_else() {
 
 #[test]
 fn a_store_may_use_the_limiter() {
-    let clock = ManualClock::new();
-    let cell: Arc<OnceLock<SharedRateLimiter>> = Arc::default();
-    let own = cell.clone();
-    let depth = AtomicU32::new(0);
-    let limiter = limiter(
-        &clock,
-        Hostile(MemoryStore::new(clock.clone()), move |_: &[Take]| {
-            if depth.fetch_add(1, Ordering::Relaxed) < 5 {
-                let limiter = own.get().unwrap();
-                let _ = limiter.try_acquire_held();
-                let _ = limiter.snapshot();
-            }
-        }),
-    );
-    cell.set(limiter.clone()).unwrap();
-    for _ in 0..10 {
-        assert!(clock.block_on(limiter.try_acquire()).is_ok());
-    }
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let cell: Arc<OnceLock<SharedRateLimiter>> = Arc::default();
+        let own = cell.clone();
+        let depth = AtomicU32::new(0);
+        let limiter = limiter(
+            &clock,
+            Hostile(MemoryStore::new(clock.clone()), move |_: &[Take]| {
+                if depth.fetch_add(1, Ordering::Relaxed) < 5 {
+                    let limiter = own.get().unwrap();
+                    let _ = limiter.try_acquire_held();
+                    let _ = limiter.snapshot();
+                }
+            }),
+        );
+        cell.set(limiter.clone()).unwrap();
+        for _ in 0..10 {
+            assert!(clock.block_on(limiter.try_acquire()).is_ok());
+        }
+    });
 }
 
 #[test]
@@ -170,28 +174,30 @@ fn a_request_that_a_store_drops_is_an_error() {
 
 #[test]
 fn an_observer_may_use_the_limiter_and_panic() {
-    let clock = ManualClock::new();
-    let store = MemoryStore::new(clock.clone());
-    let cell: Arc<OnceLock<SharedRateLimiter>> = Arc::default();
-    let own = cell.clone();
-    let limiter = SharedRateLimiter::builder()
-        .store(store.clone())
-        .key("key")
-        .quota(Quota::per_second(1))
-        .clock(clock.clone())
-        .observer(move |_: &Event| {
-            let _ = own.get().unwrap().snapshot();
-            let _ = own.get().unwrap().try_acquire_held_n(0);
-            panic!("on purpose");
-        })
-        .build()
-        .unwrap();
-    cell.set(limiter.clone()).unwrap();
-    let call = || clock.block_on(limiter.try_acquire());
-    assert!(call().is_ok());
-    assert!(catch_unwind(AssertUnwindSafe(call)).is_err(), "a rejection");
-    clock.advance(std::time::Duration::from_secs(1));
-    assert!(call().is_ok());
+    within_a_minute(|| {
+        let clock = ManualClock::new();
+        let store = MemoryStore::new(clock.clone());
+        let cell: Arc<OnceLock<SharedRateLimiter>> = Arc::default();
+        let own = cell.clone();
+        let limiter = SharedRateLimiter::builder()
+            .store(store.clone())
+            .key("key")
+            .quota(Quota::per_second(1))
+            .clock(clock.clone())
+            .observer(move |_: &Event| {
+                let _ = own.get().unwrap().snapshot();
+                let _ = own.get().unwrap().try_acquire_held_n(0);
+                panic!("on purpose");
+            })
+            .build()
+            .unwrap();
+        cell.set(limiter.clone()).unwrap();
+        let call = || clock.block_on(limiter.try_acquire());
+        assert!(call().is_ok());
+        assert!(catch_unwind(AssertUnwindSafe(call)).is_err(), "a rejection");
+        clock.advance(std::time::Duration::from_secs(1));
+        assert!(call().is_ok());
+    });
 }
 
 #[test]

@@ -122,3 +122,15 @@ fn a_panic_counts_as_configured() {
         (1, 1, 0, 0)
     );
 }
+
+#[test]
+fn a_result_counts_once_although_its_permit_is_dropped_afterwards() {
+    let clock = ManualClock::new();
+    let throttle = builder(&clock).build().unwrap();
+    let running = throttle.try_acquire().unwrap();
+    throttle.try_acquire().unwrap().success();
+    assert_eq!(counts(&throttle), (2, 1, 0, 1));
+    throttle.try_acquire().unwrap().failure();
+    assert_eq!(counts(&throttle), (3, 1, 1, 1));
+    drop(running);
+}

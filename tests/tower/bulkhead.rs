@@ -1,6 +1,8 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use backstop::bulkhead::limit::Aimd;
+use backstop::bulkhead::limit::{Aimd, ConcurrencyLimit, Sample};
 use backstop::tower::{BulkheadLayer, HeldBody, Hold, RespondLayer};
 use backstop::{Bulkhead, CallOptions, Reason};
 use bytes::Bytes;
@@ -221,5 +223,36 @@ async fn a_request_or_a_body_that_is_dropped_is_an_overload_for_an_adaptive_limi
         let limit = bulkhead.snapshot().limit;
         assert_eq!(limit < 10, is_overload, "{status}: {limit}");
         assert_eq!(in_flight(&bulkhead), 0);
+    }
+}
+
+/// Counts samples of calls that were not cut short.
+#[derive(Clone, Debug)]
+struct Counting(Arc<AtomicU32>);
+
+impl ConcurrencyLimit for Counting {
+    fn limit(&self) -> u32 {
+        10
+    }
+
+    fn on_sample(&mut self, sample: &Sample) {
+        self.0
+            .fetch_add(u32::from(!sample.overloaded), Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn responses_without_a_body_end_their_calls_well() {
+    let samples = Arc::<AtomicU32>::default();
+    let bulkhead = Bulkhead::builder()
+        .adaptive(Counting(samples.clone()))
+        .cancel_is_overload(true);
+    let empty = scripted(|_, _: Request<()>| async {
+        Ok::<_, ()>(Response::new(Full::<Bytes>::default()))
+    });
+    let mut service = BulkheadLayer::new(bulkhead.build().unwrap()).layer(empty);
+    for calls in 1..4 {
+        drop(send(&mut service, Request::new(())).await.unwrap());
+        assert_eq!(samples.load(Ordering::Relaxed), calls);
     }
 }
