@@ -511,3 +511,51 @@ fn a_cloned_builder_prints_like_the_original() {
     #[cfg(feature = "dead-letter-file")]
     check(&backstop::dead_letter::FileSink::builder("folder"));
 }
+
+/// A client may derive `Default`.
+#[derive(Default)]
+struct Client {
+    retry: backstop::Retry,
+    breaker: backstop::CircuitBreaker,
+    bulkhead: backstop::Bulkhead,
+    hedge: backstop::Hedge,
+    throttle: backstop::Throttle,
+}
+
+#[tokio::test(start_paused = true)]
+async fn default_handles_have_the_settings_of_a_builder() {
+    let client = Client::default();
+    let same = |default: String, built: String| assert_eq!(default, built);
+    same(
+        format!("{:?}", client.breaker.snapshot()),
+        format!(
+            "{:?}",
+            backstop::CircuitBreaker::builder()
+                .build()
+                .unwrap()
+                .snapshot()
+        ),
+    );
+    same(
+        format!("{:?}", client.bulkhead.snapshot()),
+        format!(
+            "{:?}",
+            backstop::Bulkhead::builder().build().unwrap().snapshot()
+        ),
+    );
+    same(
+        format!("{:?}", client.hedge.snapshot()),
+        format!(
+            "{:?}",
+            backstop::Hedge::builder().build().unwrap().snapshot()
+        ),
+    );
+    same(
+        format!("{:?}", client.throttle.snapshot()),
+        format!(
+            "{:?}",
+            backstop::Throttle::builder().build().unwrap().snapshot()
+        ),
+    );
+    assert_eq!(client.retry.name(), "retry");
+}

@@ -50,6 +50,15 @@ impl Bulkhead {
     }
 }
 
+#[cfg(feature = "tokio")]
+impl Default for Bulkhead {
+    /// Returns a bulkhead with the default settings, on tokio's clock.
+    fn default() -> Self {
+        let built = Self::builder().build();
+        built.expect("the default settings are valid")
+    }
+}
+
 impl BulkheadBuilder {
     const NAME: &'static str = "bulkhead";
 

@@ -56,6 +56,15 @@ impl CircuitBreaker {
 
 const NAME: &str = "circuit_breaker";
 
+#[cfg(feature = "tokio")]
+impl Default for CircuitBreaker {
+    /// Returns a circuit breaker with the default settings, on tokio's clock.
+    fn default() -> Self {
+        let built = Self::builder().build();
+        built.expect("the default settings are valid")
+    }
+}
+
 impl CircuitBreakerBuilder {
     /// The largest number of rules.
     const MAX_TRIPS: usize = 32;

@@ -79,6 +79,9 @@ impl<E> Error<E> {
     }
 
     /// Returns how long to wait before the next call may be admitted, if the rejecting policy knows it.
+    ///
+    /// A `Retry-After` header has whole seconds. Round up: `as_secs` of 999 ms is 0. With the feature `http`,
+    /// `http::retry_after::write` does so.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Rejected(rejected) => rejected.retry_after(),

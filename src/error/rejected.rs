@@ -93,6 +93,9 @@ impl Rejected {
     }
 
     /// Returns how long to wait before a call may be admitted, if the policy knows it.
+    ///
+    /// A `Retry-After` header has whole seconds. Round up: `as_secs` of 999 ms is 0. With the feature `http`,
+    /// `http::retry_after::write` does so.
     pub const fn retry_after(&self) -> Option<Duration> {
         let facts = self.rejection.0;
         match facts >> Rejection::TIME {

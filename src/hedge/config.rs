@@ -44,6 +44,15 @@ pub(super) const NAME: &str = "hedge";
 const MAX_HEDGES: u32 = 10;
 const DEFAULT_EXTRA_LOAD: f64 = 0.05;
 
+#[cfg(feature = "tokio")]
+impl Default for Hedge {
+    /// Returns a hedge with the default settings, on tokio's clock.
+    fn default() -> Self {
+        let built = Self::builder().build();
+        built.expect("the default settings are valid")
+    }
+}
+
 impl HedgeBuilder {
     const fn new() -> Self {
         Self {

@@ -64,7 +64,7 @@ impl Default for ClassifyResponses {
 
 impl<F> ClassifyResponses<ByHead<F>> {
     /// Returns a classifier for responses of another type, such as reqwest's:
-    /// `ClassifyResponses::by(|r: &reqwest::Response| (r.status(), r.headers()))`.
+    /// `ClassifyResponses::by(|r: &reqwest::Response| (r.status(), r.headers()))`. [`HeadOf`] names its type.
     pub const fn by<T>(head: F) -> Self
     where
         F: for<'r> Fn(&'r T) -> (StatusCode, &'r HeaderMap),
@@ -99,6 +99,21 @@ impl<H> ClassifyResponses<H> {
 }
 
 /// Extracts status and headers from a response.
+///
+/// A response of another type than [`http::Response`](Response) needs [`ClassifyResponses::by`]:
+///
+/// ```compile_fail
+/// use backstop::Policy;
+/// use backstop::http::ClassifyResponses;
+/// struct OtherResponse;
+/// // error[E0277]: `OfResponse` finds no status and headers in a `OtherResponse`
+/// let call = ClassifyResponses::new().call(|| async { Ok::<_, ()>(OtherResponse) });
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` finds no status and headers in a `{T}`",
+    label = "for responses of another type than `http::Response`, use `ClassifyResponses::by`",
+    note = "for reqwest: `ClassifyResponses::by(|r: &reqwest::Response| (r.status(), r.headers()))`"
+)]
 pub trait Heads<T> {
     /// Returns the status and the headers.
     fn head<'r>(&self, response: &'r T) -> (StatusCode, &'r HeaderMap);
@@ -117,6 +132,37 @@ impl<B> Heads<Response<B>> for OfResponse {
 /// Extracts the head with a function. Returned by [`ClassifyResponses::by`].
 #[derive(Clone, Copy)]
 pub struct ByHead<F>(F);
+
+/// A function that extracts the head of a `T`: the type of a [`ClassifyResponses`] in a struct field.
+///
+/// ```
+/// use backstop::Retry;
+/// use backstop::http::{ClassifyResponses, HeadOf};
+/// use http::{HeaderMap, StatusCode};
+/// # mod reqwest { pub struct Response { pub status: http::StatusCode, pub headers: http::HeaderMap } }
+///
+/// struct Client {
+///     stack: (Retry, ClassifyResponses<HeadOf<reqwest::Response>>),
+/// }
+///
+/// fn head(response: &reqwest::Response) -> (StatusCode, &HeaderMap) {
+///     (response.status, &response.headers) // in reqwest, methods
+/// }
+///
+/// # fn main() -> Result<(), backstop::ConfigError> {
+/// # let clock = backstop::ManualClock::new();
+/// let retry = Retry::builder();
+/// # let retry = retry.clock(clock.clone());
+/// let client = Client { stack: (retry.build()?, ClassifyResponses::by(head as _)) };
+/// # use backstop::Policy;
+/// # let busy = || async {
+/// #     Ok::<_, ()>(reqwest::Response { status: StatusCode::BAD_GATEWAY, headers: HeaderMap::new() })
+/// # };
+/// # assert_eq!(clock.block_on(client.stack.call_reported(busy)).attempts, 3);
+/// # Ok(())
+/// # }
+/// ```
+pub type HeadOf<T> = ByHead<for<'r> fn(&'r T) -> (StatusCode, &'r HeaderMap)>;
 
 impl<T, F> Heads<T> for ByHead<F>
 where

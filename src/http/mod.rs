@@ -18,6 +18,8 @@ mod structured;
 mod value;
 mod verdict;
 
-pub use self::classify::{ByHead, ClassifyResponses, ClassifyingResponses, Heads, OfResponse};
+pub use self::classify::{
+    ByHead, ClassifyResponses, ClassifyingResponses, HeadOf, Heads, OfResponse,
+};
 pub use self::replay::{Replay, ReplayBody};
 pub use self::verdict::{Idempotence, call_options, hint, transport_error, verdict};

@@ -21,6 +21,24 @@ use crate::error::Error;
 /// The trait has no type parameters: `(Timeout, Retry)` is a type to put into a struct field, and is a
 /// policy for operations of every value and error.
 ///
+/// # Generic code
+///
+/// A bound `P: Policy` does not say that `P` runs a given operation, so `call` does not compile with it. rustc 1.95
+/// reports that as an overflow (E0275) without a line number:
+///
+/// ```compile_fail
+/// use backstop::{Error, Policy};
+///
+/// // error[E0275]: overflow evaluating the requirement `Classify<_>: Relabel<Under<&_, _>>`
+/// async fn get<P: Policy>(policy: &P) -> Result<u32, Error<std::io::Error>> {
+///     policy.call(|| async { Ok(7) }).await
+/// }
+/// ```
+///
+/// A field or an argument for any policy is a [`BoxPolicy<T, E>`](super::BoxPolicy), or the type of the stack itself.
+/// Code that allocates nothing [names its operation](crate::guide::recipes#a-service-that-is-generic-over-its-policy).
+/// The trait is not dyn compatible: in place of `Box<dyn Policy>`, too, use `BoxPolicy`.
+///
 /// # Cancel safety
 ///
 /// Dropping the future of a call, at any await, releases every permit, token, and place in a queue that the call

@@ -43,6 +43,15 @@ pub struct RetryBuilder {
     clock: Option<ClockHandle>,
 }
 
+#[cfg(feature = "tokio")]
+impl Default for Retry {
+    /// Returns a retry with the default settings, on tokio's clock.
+    fn default() -> Self {
+        let built = Self::builder().build();
+        built.expect("the default settings are valid")
+    }
+}
+
 impl RetryBuilder {
     const NAME: &'static str = "retry";
 

@@ -197,7 +197,8 @@ macro_rules! settings {
             self
         }
 
-        /// Sets the time limit of a call, including retries but not the wait for the limiter. Above zero.
+        /// Sets the time limit of a call, including retries but not the wait for the limiter. Above zero. With 10 s
+        /// or less, [`attempt_timeout`](Self::attempt_timeout) must be given, too: its default is 10 s.
         pub fn total_timeout(mut self, limit: Duration) -> Self {
             settings!(@config self $($config)?).total_timeout = Some(limit);
             self

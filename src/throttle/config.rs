@@ -37,6 +37,15 @@ impl Throttle {
 
 const NAME: &str = "throttle";
 
+#[cfg(feature = "tokio")]
+impl Default for Throttle {
+    /// Returns a throttle with the default settings, on tokio's clock.
+    fn default() -> Self {
+        let built = Self::builder().build();
+        built.expect("the default settings are valid")
+    }
+}
+
 impl ThrottleBuilder {
     const fn new() -> Self {
         Self {

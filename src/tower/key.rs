@@ -11,13 +11,25 @@ use ::http::Request;
 #[cfg(feature = "http")]
 use ::http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 
-/// Extracts the key of a request.
+/// Extracts the key of a request. A function `Fn(&R) -> Option<K>` is an extractor.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` extracts no key from a `{R}`",
+    note = "extractors are those of `backstop::tower::key`, and closures such as `|request: &Request<Body>| Some(..)`"
+)]
 pub trait ExtractKey<R> {
     /// The key.
     type Key;
 
     /// Returns the key of the request; `None` if it has none.
     fn extract(&self, request: &R) -> Option<Self::Key>;
+}
+
+impl<R, K, F: Fn(&R) -> Option<K>> ExtractKey<R> for F {
+    type Key = K;
+
+    fn extract(&self, request: &R) -> Option<K> {
+        self(request)
+    }
 }
 
 /// Returns an extractor that tries `first`, then `second`.

@@ -126,7 +126,7 @@ fn keys_come_from_headers_extensions_and_functions() {
         key::extension(|user: &u32| *user).extract(&request),
         Some(7)
     );
-    let host = key::by(|request: &Request<()>| request.uri().host().map(str::to_owned));
+    let host = |request: &Request<()>| request.uri().host().map(str::to_owned);
     assert_eq!(
         host.extract(&Request::get("http://a.example/x").body(()).unwrap())
             .as_deref(),
