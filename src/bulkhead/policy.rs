@@ -105,7 +105,9 @@ impl Permit for Running<'_> {
         outcome.shown_to(|verdict, finished| {
             if inner.adaptive.is_some() && !raw.is_nothing() {
                 let (word, in_flight, started) = raw.into_words();
-                return end_with_sample(inner, word, in_flight, started, verdict, finished, observer);
+                return end_with_sample(
+                    inner, word, in_flight, started, verdict, finished, observer,
+                );
             }
             if !raw.is_nothing() {
                 inner.release(raw);

@@ -5,7 +5,7 @@ use backstop::circuit_breaker::{State, Trip};
 use backstop::{CircuitBreaker, Event, ManualClock, Policy};
 
 use super::watchdog::within_a_minute;
-use super::{builder, feed, one_probe};
+use super::{builder, feed, one_probe, secs};
 
 #[test]
 fn an_observer_may_use_the_breaker() {
