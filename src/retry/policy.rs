@@ -79,13 +79,11 @@ impl Inner {
             // The clock is read only for `max_elapsed`, which needs the start of the first attempt.
             cx.now(&self.clock);
         }
-        let call = self.budget.as_ref().map(|budget| {
-            // On a copy, because the address of `cx` must not escape: see `Context::move_to`.
-            let mut copy = cx;
-            let call = budget.begin_in(&mut copy);
-            cx = copy;
-            call
-        });
+        // No closure counts the call: it would take the address of `cx`, see `Context::move_to`.
+        let call = match &self.budget {
+            Some(budget) => Some(budget.begin_in(&mut cx)),
+            None => None,
+        };
         let cx = cx.with_attempt(1);
         let memory = Memory::First {
             op,

@@ -150,6 +150,9 @@ impl RetryBudget {
     ///
     /// A call that an outer layer has begun in this budget is not counted twice, even if up to two other budgets have
     /// counted it in between.
+    ///
+    /// Always inlined: see `Context::move_to`.
+    #[inline(always)]
     pub(crate) fn begin_in(&self, cx: &mut Context) -> BudgetedCall<'_> {
         let number = self.inner.number.get();
         if number.is_some_and(|number| cx.is_counted_by(number)) {
@@ -196,9 +199,12 @@ impl RetryBudget {
         clock.map_or(Instant::ORIGIN, ClockHandle::now)
     }
 
+    #[inline(always)]
     fn now_in(&self, cx: &mut Context) -> Instant {
-        let clock = self.inner.clock.as_ref();
-        clock.map_or(Instant::ORIGIN, |clock| cx.now(clock))
+        match &self.inner.clock {
+            Some(clock) => cx.now(clock),
+            None => Instant::ORIGIN,
+        }
     }
 
     /// Returns the current state. Changes nothing.
