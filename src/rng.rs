@@ -12,8 +12,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// source draws from a generator of the calling thread, so threads do not contend.
 #[derive(Debug)]
 pub(crate) struct SharedRng {
-    /// The mixed seed and the number of streams begun. `None` without a seed.
-    seeded: Option<(u64, AtomicU64)>,
+    /// The mixed seed and the number of streams begun. `None` without a seed. Boxed, because few handles have one.
+    seeded: Option<Box<(u64, AtomicU64)>>,
 }
 
 impl SharedRng {
@@ -21,7 +21,7 @@ impl SharedRng {
     pub(crate) fn new(seed: Option<u64>) -> Self {
         Self {
             // Mixed, so that consecutive seeds do not give shifted copies of one sequence.
-            seeded: seed.map(|seed| (mix(seed), AtomicU64::new(0))),
+            seeded: seed.map(|seed| Box::new((mix(seed), AtomicU64::new(0)))),
         }
     }
 
@@ -38,7 +38,8 @@ impl SharedRng {
                 thread.set(stream.0);
                 Stream(begun)
             }),
-            Some((base, begun)) => {
+            Some(seeded) => {
+                let (base, begun) = &**seeded;
                 // Relaxed: the counter orders nothing else.
                 let number = begun.fetch_add(1, Ordering::Relaxed);
                 Stream(mix(base.wrapping_add(number)))
