@@ -79,11 +79,8 @@ impl Inner {
             // The clock is read only for `max_elapsed`, which needs the start of the first attempt.
             cx.now(&self.clock);
         }
-        // No closure counts the call: it would take the address of `cx`, see `Context::move_to`.
-        let call = match &self.budget {
-            Some(budget) => Some(budget.begin_in(&mut cx)),
-            None => None,
-        };
+        let budget = self.budget.as_ref();
+        let call = budget.map(|budget| budget.begin_in(&mut cx));
         let cx = cx.with_attempt(1);
         let memory = Memory::First {
             op,

@@ -483,15 +483,8 @@ fn a_value_of_another_form_is_none() {
 #[test]
 fn a_user_with_few_permissions_suffices() {
     with_server("a_user_of_few_rights", |server| async move {
-        let mut rights = vec![
-            "ACL",
-            "SETUSER",
-            "limits",
-            "on",
-            ">secret",
-            "~backstop:*",
-            "resetchannels",
-        ];
+        let mut rights =
+            Vec::from_iter("ACL SETUSER limits on >secret ~backstop:* resetchannels".split(' '));
         let commands = "+evalsha +eval +time +get +set +del +hgetall +hset +hdel +pexpire +client";
         rights.extend(commands.split(' '));
         server.command(&rights);

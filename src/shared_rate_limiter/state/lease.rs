@@ -1,5 +1,4 @@
-//! The lease of a process on a shared limit: a pure state machine that decides when to ask the store, for how many
-//! tokens, and which calls to admit meanwhile.
+//! The lease of a process on a shared limit: a pure machine that sizes requests to the store and admits calls meanwhile.
 //!
 //! A process spends only tokens that the store has granted, so the fleet never exceeds the limit while the store
 //! answers. In any window of length `W` all processes together admit at most `rate * (W + life) + burst`, where
