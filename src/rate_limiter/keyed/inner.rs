@@ -19,7 +19,7 @@ use crate::base::{Base, Setup};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::Observer;
 use crate::instant::Instant;
-use crate::sync::lock;
+use crate::sync::{cold_path, lock};
 use crate::verdict::Verdict;
 
 pub(super) const NAME: &str = "keyed_rate_limiter";
@@ -171,6 +171,7 @@ impl<K: Hash + Eq> Inner<K> {
             true,
             |tat, gcra, time| {
                 if time.is_paused() {
+                    cold_path();
                     return time.paused(*tat, gcra, cost);
                 }
                 gcra.take(*tat, time.now, cost).map(|next| *tat = next)
@@ -201,6 +202,7 @@ impl<K: Hash + Eq> Inner<K> {
         let time = self.time(now);
         let mut shard = self.keys.shard(hash);
         if shard.as_mut().is_some_and(|table| table.is_due()) {
+            cold_path();
             // Unlocked before tokens are taken, because the sweep drops keys, and their `Drop` may panic.
             drop(shard);
             self.keys.sweep_shard(hash, now);
@@ -214,6 +216,7 @@ impl<K: Hash + Eq> Inner<K> {
                     state.set(word);
                     return Some(result);
                 }
+                cold_path();
                 let found = run_on_own_limit(&mut table, word, time, bucket)?;
                 drop(table);
                 return Some(found.unwrap_or_else(|(of_key, time)| limiter(&of_key, time)));

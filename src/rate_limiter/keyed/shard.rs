@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use super::table::Table;
-use crate::sync::lock;
+use crate::sync::{cold_path, lock};
 
 /// With integer keys, the lock and the first two keys share one cache line.
 #[repr(align(64))]
@@ -35,7 +35,10 @@ impl<K> Shard<K> {
     pub(super) fn lock(&self) -> Option<Guard<'_, K>> {
         let table = match self.0.try_lock() {
             Ok(table) => table,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                cold_path();
+                poisoned.into_inner()
+            }
             Err(TryLockError::WouldBlock) => self.lock_contended()?,
         };
         GUARDS.set(GUARDS.get() + 1);
