@@ -120,7 +120,7 @@ impl Permit for Running<'_> {
 /// Ends a call and gives the algorithm a sample of it.
 ///
 /// Out of line, with every word by itself: a value of three words is passed by address, and for that address the caller
-/// copied each permit of every bulkhead with loads wider than the stores before, which stalled it for 4 ns.
+/// copied each permit of every bulkhead with loads wider than the stores before, which stalled it for 5 ns.
 #[inline(never)]
 fn end_with_sample(
     inner: &Inner,

@@ -218,11 +218,13 @@ fn threads_that_pick_while_nodes_come_and_go_lose_no_call() {
     let clock = ManualClock::new();
     let endpoints: Endpoints<usize> = builder(&clock, 4).build().unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let calls = std::sync::atomic::AtomicU64::new(0);
+    let calls = [(); 3].map(|()| std::sync::atomic::AtomicU64::new(0));
     std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
+        for calls in &calls {
+            let (endpoints, stop) = (&endpoints, &stop);
+            scope.spawn(move || {
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    // First, so that the loop below ends although a call panics.
                     calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let permit = endpoints.try_acquire().expect("one of the nodes stays");
                     assert!(**permit.node() < 8);
@@ -230,8 +232,11 @@ fn threads_that_pick_while_nodes_come_and_go_lose_no_call() {
                 }
             });
         }
-        while calls.load(std::sync::atomic::Ordering::Relaxed) < 3 {
-            std::thread::yield_now();
+        // The nodes change only once every thread makes calls.
+        for calls in &calls {
+            while calls.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
         }
         for round in 0..500 {
             let first = round % 4;
