@@ -1,18 +1,20 @@
 //! Stacks created for a single call.
 
-use super::Pipeline;
+use std::fmt;
+
 use super::observed::{Observed, PipelineFuture};
 use super::options::{CallOptions, With, WithFuture};
+use super::{CallClock, Pipeline};
 use crate::clock::ClockHandle;
 use crate::policy::tuple::Under;
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Policy, Run};
 
 /// A stack for one call inside a pipeline. Returned by [`Pipeline::around`].
-#[derive(Debug)]
 pub struct Around<'p, P, S> {
     pipeline: &'p Pipeline<P>,
     options: CallOptions,
     stack: S,
+    clock: CallClock,
 }
 
 impl<P> Pipeline<P> {
@@ -43,6 +45,7 @@ impl<P> Pipeline<P> {
             pipeline: self,
             options: CallOptions::new(),
             stack,
+            clock: CallClock::new(),
         }
     }
 }
@@ -54,7 +57,18 @@ impl<'a, P> With<'a, P> {
             pipeline: self.pipeline,
             options: self.options,
             stack,
+            clock: CallClock::new(),
         }
+    }
+}
+
+impl<P: fmt::Debug, S: fmt::Debug> fmt::Debug for Around<'_, P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Around")
+            .field("pipeline", self.pipeline)
+            .field("options", &self.options)
+            .field("stack", &self.stack)
+            .finish()
     }
 }
 
@@ -78,7 +92,8 @@ where
             inner: &self.stack,
         };
         let (cx, deadline) = self.options.apply(cx, || self.clock());
-        let run = self.pipeline.run_stack(inside, || self.clock(), op, cx);
+        let clock = || self.clock.get(|| self.clock());
+        let run = self.pipeline.run_stack(inside, clock, op, cx);
         WithFuture::new(run, self.pipeline.name, deadline)
     }
 }

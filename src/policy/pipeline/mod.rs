@@ -1,7 +1,7 @@
 //! A stack with a name, an observer and options for single calls.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::calls::{AtMostOnce, Policy};
@@ -51,6 +51,7 @@ pub struct Pipeline<P> {
     policies: P,
     name: &'static str,
     observer: Option<PipelineObserver>,
+    clock: CallClock,
 }
 
 impl<P: Evictable> Evictable for Pipeline<P> {
@@ -66,6 +67,7 @@ impl<P> Pipeline<P> {
             policies,
             name: "pipeline",
             observer: None,
+            clock: CallClock::new(),
         }
     }
 
@@ -95,6 +97,7 @@ impl<P> Pipeline<P> {
             policies,
             name,
             observer: observer.map(|observer| PipelineObserver::of_shielded(name, observer)),
+            clock: CallClock::new(),
         }
     }
 
@@ -162,6 +165,25 @@ fn clock_of(clock: Option<ClockHandle>) -> ClockHandle {
         .unwrap_or_else(|| BlockingClock.into())
 }
 
+/// The clock on which observed calls are timed: that of the policies, found by the first call.
+#[derive(Clone)]
+struct CallClock(OnceLock<ClockHandle>);
+
+impl CallClock {
+    const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    /// Returns the clock. `of_policies` is called outside the lock.
+    #[inline]
+    fn get(&self, of_policies: impl FnOnce() -> Option<ClockHandle>) -> &ClockHandle {
+        self.0.get().unwrap_or_else(|| {
+            let clock = clock_of(of_policies());
+            self.0.get_or_init(|| clock)
+        })
+    }
+}
+
 impl<P: fmt::Debug> fmt::Debug for Pipeline<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pipeline")
@@ -186,7 +208,8 @@ where
 
     #[inline]
     fn run(self, op: Op, cx: Context) -> Self::Future {
-        self.run_stack(&self.policies, || self.policies.clock(), op, cx)
+        let clock = || self.clock.get(|| self.policies.clock());
+        self.run_stack(&self.policies, clock, op, cx)
     }
 }
 
@@ -196,9 +219,9 @@ impl<P> Pipeline<P> {
     fn run_stack<'a, R, Op>(
         &'a self,
         stack: R,
-        clock: impl FnOnce() -> Option<ClockHandle>,
+        clock: impl FnOnce() -> &'a ClockHandle,
         op: Op,
-        mut cx: Context,
+        cx: Context,
     ) -> PipelineFuture<'a, R, Op>
     where
         Op: Operation,
@@ -209,9 +232,7 @@ impl<P> Pipeline<P> {
                 run: stack.run(op, cx),
             };
         };
-        let clock = clock_of(clock());
-        let start = cx.now(&clock);
-        PipelineFuture::observed(stack, op, cx, observer, clock, start)
+        PipelineFuture::observed(stack, op, cx, observer, clock())
     }
 }
 

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
@@ -38,6 +39,18 @@ impl PipelineObserver {
     pub(super) fn with_name(mut self, name: &'static str) -> Self {
         self.name = name;
         self
+    }
+
+    /// Reports the end of a call of the pipeline.
+    fn finished(&self, ending: Ending, attempts: u32, elapsed: Duration) {
+        // Complete at once, because `on_event` would copy it to add the name, by wide loads over the stores before.
+        self.observer.on_event(&Event::CallFinished {
+            policy: self.name,
+            pipeline: Some(self.name),
+            ending,
+            attempts,
+            elapsed,
+        });
     }
 }
 
@@ -92,38 +105,78 @@ where
     Op: Operation,
     R: Run<Op> + Run<Observed<'a, Op>>,
 {
-    /// Starts a call at `start`, a reading of `clock`.
+    /// Starts a call whose start and end are read on `clock`.
+    #[inline]
     pub(super) fn observed(
         stack: R,
         op: Op,
-        cx: Context,
+        mut cx: Context,
         observer: &'a PipelineObserver,
-        clock: ClockHandle,
-        start: Instant,
+        clock: &'a ClockHandle,
     ) -> Self {
-        let mut call = ObservedCall {
+        let call = Call {
+            start: cx.now(clock),
             clock,
-            start,
             before: op.started(),
             op,
             observer,
-            ending: Ending::Panicked,
-            end: None,
         };
+        let starting = Starting { call: &call };
         let run = stack.run(Observed { op, observer }, cx);
-        call.ending = Ending::Cancelled;
-        Self::Observed { run, call }
+        std::mem::forget(starting);
+        Self::Observed {
+            run,
+            call: ObservedCall {
+                call,
+                ending: Ending::Cancelled,
+                end: None,
+            },
+        }
     }
 }
 
-/// A call whose end is reported when this is dropped.
-pub struct ObservedCall<'a, Op: Operation> {
-    clock: ClockHandle,
+/// A call that has begun.
+struct Call<'a, Op: Operation> {
+    clock: &'a ClockHandle,
     start: Instant,
     /// Number of attempts that outer layers made before this call.
     before: u32,
     op: Op,
     observer: &'a PipelineObserver,
+}
+
+impl<Op: Operation> Call<'_, Op> {
+    /// Reports the end, which is now if `end` is `None`.
+    #[inline]
+    fn report(&self, ending: Ending, end: Option<Instant>) {
+        let mut panics = Panics::default();
+        panics.run(|| {
+            let end = end.unwrap_or_else(|| self.clock.now());
+            self.observer.finished(
+                ending,
+                self.op.started().wrapping_sub(self.before),
+                end.saturating_duration_since(self.start),
+            );
+        });
+        panics.resume();
+    }
+}
+
+/// Reports a panic of the layers that start a call. Forgotten once they have returned.
+struct Starting<'c, 'a, Op: Operation> {
+    call: &'c Call<'a, Op>,
+}
+
+impl<Op: Operation> Drop for Starting<'_, '_, Op> {
+    #[cold]
+    fn drop(&mut self) {
+        self.call.report(Ending::Panicked, None);
+    }
+}
+
+/// A call whose end is reported when this is dropped.
+pub struct ObservedCall<'a, Op: Operation> {
+    call: Call<'a, Op>,
     /// The ending to report if this is dropped now.
     ending: Ending,
     /// When it ended; `None` means now.
@@ -132,18 +185,7 @@ pub struct ObservedCall<'a, Op: Operation> {
 
 impl<Op: Operation> Drop for ObservedCall<'_, Op> {
     fn drop(&mut self) {
-        let mut panics = Panics::default();
-        panics.run(|| {
-            let end = self.end.unwrap_or_else(|| self.clock.now());
-            self.observer.on_event(&Event::CallFinished {
-                policy: self.observer.name,
-                pipeline: None,
-                ending: self.ending,
-                attempts: self.op.started().wrapping_sub(self.before),
-                elapsed: end.saturating_duration_since(self.start),
-            });
-        });
-        panics.resume();
+        self.call.report(self.ending, self.end);
     }
 }
 
@@ -164,7 +206,7 @@ where
                 call.ending = Ending::Cancelled;
                 let mut outcome = ready!(polled);
                 call.ending = Ending::of(&outcome.result);
-                call.end = Some(outcome.finished(&call.clock));
+                call.end = Some(outcome.finished(call.call.clock));
                 self.set(Self::Finished);
                 Poll::Ready(outcome)
             }
