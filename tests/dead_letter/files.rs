@@ -442,3 +442,28 @@ fn files_of_version_1_are_read() {
     assert_eq!(letters[1].request(), "request 2 ä\n");
     assert_eq!(letters[2].last_replay().unwrap().error, "still down");
 }
+
+#[test]
+fn floats_come_back_to_the_last_bit() {
+    let (clock, folder) = (ManualClock::new(), Folder::new("floats"));
+    let queue = DeadLetterQueue::<Vec<f64>>::builder()
+        .sink(sink(&folder).open().unwrap())
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    // Bits of an LCG: floats of all sizes.
+    let mut bits = 1_u64;
+    let floats = std::iter::repeat_with(|| {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        f64::from_bits(bits)
+    });
+    let floats: Vec<f64> = floats
+        .filter(|float| float.is_finite())
+        .take(1000)
+        .collect();
+    clock.block_on(async {
+        let id = queue.push(NewLetter::new(floats.clone())).await.unwrap();
+        let letter = queue.get(id).await.unwrap().unwrap();
+        assert_eq!(letter.request(), &floats);
+    });
+}
