@@ -195,7 +195,8 @@ impl<D: Disk> Log<D> {
             }
         }
         self.trim();
-        let number = last.map_or(1, |(number, _)| number + 1);
+        let number = last.map_or(Some(1), |(number, _)| number.checked_add(1));
+        let number = number.ok_or_else(|| io::Error::other("no number is left for a file"))?;
         let name = letters_name(number);
         // Removes what a failed attempt to begin this segment left behind.
         self.remove(&name)?;
