@@ -467,3 +467,20 @@ fn floats_come_back_to_the_last_bit() {
         assert_eq!(letter.request(), &floats);
     });
 }
+
+#[test]
+fn every_close_waits_until_the_folder_is_free() {
+    let (clock, folder) = (ManualClock::new(), Folder::new("closes"));
+    let queue = open(&folder, &clock);
+    clock.block_on(async {
+        let letter = NewLetter::new("x".repeat(1 << 20));
+        assert!(queue.push(letter).now_or_never().is_none());
+        // The first one is dropped while the thread writes.
+        assert!(queue.close().now_or_never().is_none());
+        queue.close().await.unwrap();
+        let queue = open(&folder, &clock);
+        assert_eq!(ids(&queue).await, [1]);
+        queue.close().await.unwrap();
+        queue.close().await.unwrap();
+    });
+}
