@@ -117,6 +117,10 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
             .await?;
         found.unreadable = unreadable;
         found.next = found.letters.last().map(Letter::id).filter(|_| full);
+        if let Some(last) = found.next {
+            // Those that follow are listed in the next page.
+            found.unreadable.retain(|id| *id < last);
+        }
         Ok(found)
     }
 

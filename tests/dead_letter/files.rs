@@ -13,11 +13,11 @@ use futures::FutureExt;
 
 use crate::{Folder, Heard, Queue, all, builder, id, ids, push};
 
-fn sink(folder: &Folder) -> FileSinkBuilder {
+pub(super) fn sink(folder: &Folder) -> FileSinkBuilder {
     FileSink::builder(&folder.0)
 }
 
-fn open(folder: &Folder, clock: &ManualClock) -> Queue {
+pub(super) fn open(folder: &Folder, clock: &ManualClock) -> Queue {
     builder(clock)
         .sink(sink(folder).open().unwrap())
         .build()
