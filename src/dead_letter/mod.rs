@@ -267,7 +267,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
                     return Ok(unreadable);
                 }
             }
-            after = page.next;
+            after = filter.continues_after(page.next);
             if after.is_none() {
                 return Ok(unreadable);
             }

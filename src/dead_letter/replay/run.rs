@@ -257,7 +257,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
             let unreadable =
                 unreadable.filter(|id| **id < self.before && **id <= self.filter.ends_with());
             self.run_state.progress.unreadable += unreadable.count() as u64;
-            self.cursor = page.next.map(Some);
+            self.cursor = self.filter.continues_after(page.next).map(Some);
             for letter in page.letters {
                 if letter.id() >= self.before || letter.id() > self.filter.ends_with() {
                     self.cursor = None;
