@@ -13,7 +13,7 @@ use super::state::timestamp::Timestamp;
 use super::wall::WallClock;
 use crate::clock::ClockHandle;
 use crate::deadline;
-use crate::event::{Event, Eviction, LetterEvent, Observer};
+use crate::event::{Event, Eviction, LetterEvent, Observer, Panics};
 use crate::instant::Instant;
 use crate::rng::SharedRng;
 
@@ -108,20 +108,24 @@ impl<R> Inner<R> {
     pub(super) async fn push(&self, letter: NewLetter<R>) -> Result<LetterId, DeadLetterError> {
         let letter = self.seal(letter);
         let id = letter.id();
+        let push = Push { inner: self };
         let stored = self.before_deadline(self.sink.store(letter)).await;
+        std::mem::forget(push);
         match &stored {
             Ok(()) => {
                 add(&self.counts.stored, 1);
                 self.emit(LetterEvent::Stored { id: id.get() });
             }
-            Err(error) => {
-                add(&self.counts.rejected, 1);
-                let reason = error.kind().as_str();
-                self.emit(LetterEvent::NotStored { reason });
-            }
+            Err(error) => self.not_stored(error.kind()),
         }
         self.report_sink();
         stored.map(|()| id)
+    }
+
+    fn not_stored(&self, kind: DeadLetterErrorKind) {
+        add(&self.counts.rejected, 1);
+        let reason = kind.as_str();
+        self.emit(LetterEvent::NotStored { reason });
     }
 
     async fn before_deadline<T>(
@@ -195,5 +199,19 @@ impl<R> Inner<R> {
                 event,
             });
         }
+    }
+}
+
+/// A push that has not ended. Dropping it reports that the letter is not confirmed.
+struct Push<'a, R> {
+    inner: &'a Inner<R>,
+}
+
+impl<R> Drop for Push<'_, R> {
+    fn drop(&mut self) {
+        // A panic may drop the push. Then no other panic may escape.
+        let mut panics = Panics::default();
+        panics.run(|| self.inner.not_stored(DeadLetterErrorKind::Unconfirmed));
+        panics.resume();
     }
 }

@@ -81,7 +81,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
     /// # Cancel safety
     ///
     /// Nothing happens before the first poll. If the future is dropped after that, a file sink still stores the
-    /// letter.
+    /// letter, and the letter counts as [`Unconfirmed`](DeadLetterErrorKind::Unconfirmed) in events and snapshots.
     pub async fn push(&self, letter: NewLetter<R>) -> Result<LetterId, DeadLetterError> {
         self.inner.push(letter).await
     }
