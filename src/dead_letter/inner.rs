@@ -165,11 +165,11 @@ impl<R> Inner<R> {
         let discards = change == Change::Discard;
         let changed = self.store()?.change(id, change).await?;
         if let Some(Changed { replays, .. }) = changed {
+            add(&self.counts.discarded, u64::from(discards));
             if parks {
                 let id = id.get();
                 self.emit(LetterEvent::Parked { id, replays });
             }
-            add(&self.counts.discarded, u64::from(discards));
         }
         self.report_sink();
         Ok(changed)
@@ -177,18 +177,24 @@ impl<R> Inner<R> {
 
     /// Reports the events of the sink.
     pub(super) fn report_sink(&self) {
-        for event in self.sink.take_events() {
+        let events = self.sink.take_events();
+        for event in &events {
             match event {
                 LetterEvent::Evicted {
                     cause: Eviction::Age,
                     ..
                 } => add(&self.counts.expired, 1),
                 LetterEvent::Evicted { .. } => add(&self.counts.evicted, 1),
-                LetterEvent::Damaged { lines } => add(&self.counts.damaged, lines),
+                LetterEvent::Damaged { lines } => add(&self.counts.damaged, *lines),
                 _ => {}
             }
-            self.emit(event);
         }
+        // The observer gets every event, even if it panics at one of them.
+        let mut panics = Panics::default();
+        for event in events {
+            panics.run(|| self.emit(event));
+        }
+        panics.resume();
     }
 
     pub(super) fn emit(&self, event: LetterEvent) {

@@ -146,6 +146,33 @@ fn the_error_of_a_sink_is_the_source() {
     assert!(panics(|| clock.block_on(push(&queue, 1))));
 }
 
+#[test]
+fn an_observer_that_panics_misses_no_eviction_and_changes_no_count() {
+    let (clock, wall) = (ManualClock::new(), Wall::default());
+    let evicted = Arc::new(AtomicU64::new(0));
+    let (now, seen) = (wall.clone(), evicted.clone());
+    let queue = builder(&clock)
+        .memory(MemorySink::new().max_age(Duration::from_secs(1)))
+        .timestamps(move || now.now())
+        .observer(move |event: &Event| {
+            if event.to_string().contains("evicted") {
+                seen.fetch_add(1, Ordering::Relaxed);
+                panic!("the observer panics");
+            }
+        })
+        .build()
+        .unwrap();
+    clock.block_on(push(&queue, 5)).unwrap();
+    wall.set(5_000_000);
+    assert!(panics(|| clock.block_on(push(&queue, 1))));
+    let snapshot = queue.snapshot();
+    assert_eq!(
+        (snapshot.letters, snapshot.stored, snapshot.expired),
+        (1, 6, 5)
+    );
+    assert_eq!(evicted.load(Ordering::Relaxed), 5);
+}
+
 /// A store that counts how often it is read, and whose letters are unreadable.
 struct Unreadable {
     letters: MemorySink<String>,
