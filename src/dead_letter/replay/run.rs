@@ -359,11 +359,13 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Flight<'a, R, Fut> {
                     Stage::Settling(settling, attempted, parks)
                 }
                 Stage::Settling(settling, attempted, parked) => {
-                    if let Err(error) = ready!(settling.as_mut().poll(cx)) {
-                        return Poll::Ready(Landing::Failed(error));
-                    }
+                    let is_left = match ready!(settling.as_mut().poll(cx)) {
+                        Ok(changed) => changed.is_some(),
+                        Err(error) => return Poll::Ready(Landing::Failed(error)),
+                    };
                     let attempted = std::mem::replace(attempted, Attempted::Delivered);
-                    return Poll::Ready(Landing::Settled(attempted, *parked));
+                    // A letter that was discarded while it was in flight is not parked.
+                    return Poll::Ready(Landing::Settled(attempted, *parked && is_left));
                 }
             }
         }
