@@ -13,7 +13,7 @@ use super::state::timestamp::Timestamp;
 use super::wall::WallClock;
 use crate::clock::ClockHandle;
 use crate::deadline;
-use crate::event::{Event, Eviction, LetterEvent, Observer};
+use crate::event::{Event, Eviction, LetterEvent, Observer, Panics};
 use crate::instant::Instant;
 use crate::rng::SharedRng;
 
@@ -108,20 +108,24 @@ impl<R> Inner<R> {
     pub(super) async fn push(&self, letter: NewLetter<R>) -> Result<LetterId, DeadLetterError> {
         let letter = self.seal(letter);
         let id = letter.id();
+        let push = Push { inner: self };
         let stored = self.before_deadline(self.sink.store(letter)).await;
+        std::mem::forget(push);
         match &stored {
             Ok(()) => {
                 add(&self.counts.stored, 1);
                 self.emit(LetterEvent::Stored { id: id.get() });
             }
-            Err(error) => {
-                add(&self.counts.rejected, 1);
-                let reason = error.kind().as_str();
-                self.emit(LetterEvent::NotStored { reason });
-            }
+            Err(error) => self.not_stored(error.kind()),
         }
         self.report_sink();
         stored.map(|()| id)
+    }
+
+    fn not_stored(&self, kind: DeadLetterErrorKind) {
+        add(&self.counts.rejected, 1);
+        let reason = kind.as_str();
+        self.emit(LetterEvent::NotStored { reason });
     }
 
     async fn before_deadline<T>(
@@ -161,11 +165,11 @@ impl<R> Inner<R> {
         let discards = change == Change::Discard;
         let changed = self.store()?.change(id, change).await?;
         if let Some(Changed { replays, .. }) = changed {
+            add(&self.counts.discarded, u64::from(discards));
             if parks {
                 let id = id.get();
                 self.emit(LetterEvent::Parked { id, replays });
             }
-            add(&self.counts.discarded, u64::from(discards));
         }
         self.report_sink();
         Ok(changed)
@@ -173,18 +177,24 @@ impl<R> Inner<R> {
 
     /// Reports the events of the sink.
     pub(super) fn report_sink(&self) {
-        for event in self.sink.take_events() {
+        let events = self.sink.take_events();
+        for event in &events {
             match event {
                 LetterEvent::Evicted {
                     cause: Eviction::Age,
                     ..
                 } => add(&self.counts.expired, 1),
                 LetterEvent::Evicted { .. } => add(&self.counts.evicted, 1),
-                LetterEvent::Damaged { lines } => add(&self.counts.damaged, lines),
+                LetterEvent::Damaged { lines } => add(&self.counts.damaged, *lines),
                 _ => {}
             }
-            self.emit(event);
         }
+        // The observer gets every event, even if it panics at one of them.
+        let mut panics = Panics::default();
+        for event in events {
+            panics.run(|| self.emit(event));
+        }
+        panics.resume();
     }
 
     pub(super) fn emit(&self, event: LetterEvent) {
@@ -195,5 +205,19 @@ impl<R> Inner<R> {
                 event,
             });
         }
+    }
+}
+
+/// A push that has not ended. Dropping it reports that the letter is not confirmed.
+struct Push<'a, R> {
+    inner: &'a Inner<R>,
+}
+
+impl<R> Drop for Push<'_, R> {
+    fn drop(&mut self) {
+        // A panic may drop the push. Then no other panic may escape.
+        let mut panics = Panics::default();
+        panics.run(|| self.inner.not_stored(DeadLetterErrorKind::Unconfirmed));
+        panics.resume();
     }
 }

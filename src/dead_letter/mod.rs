@@ -81,7 +81,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
     /// # Cancel safety
     ///
     /// Nothing happens before the first poll. If the future is dropped after that, a file sink still stores the
-    /// letter.
+    /// letter, and the letter counts as [`Unconfirmed`](DeadLetterErrorKind::Unconfirmed) in events and snapshots.
     pub async fn push(&self, letter: NewLetter<R>) -> Result<LetterId, DeadLetterError> {
         self.inner.push(letter).await
     }
@@ -117,6 +117,10 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
             .await?;
         found.unreadable = unreadable;
         found.next = found.letters.last().map(Letter::id).filter(|_| full);
+        if let Some(last) = found.next {
+            // Those that follow are listed in the next page.
+            found.unreadable.retain(|id| *id < last);
+        }
         Ok(found)
     }
 
@@ -263,7 +267,7 @@ impl<R: Send + Sync + 'static> DeadLetterQueue<R> {
                     return Ok(unreadable);
                 }
             }
-            after = page.next;
+            after = filter.continues_after(page.next);
             if after.is_none() {
                 return Ok(unreadable);
             }

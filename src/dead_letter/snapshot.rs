@@ -23,7 +23,7 @@ pub struct Snapshot {
     pub oldest: Option<Timestamp>,
     /// Number of letters stored by this process.
     pub stored: u64,
-    /// Number of letters that were not stored, or not confirmed in time.
+    /// Number of letters that were not stored, or not confirmed before the deadline or the drop of their push.
     pub rejected: u64,
     /// Number of letters evicted because there were too many, or too many bytes.
     pub evicted: u64,

@@ -84,7 +84,8 @@ impl<N> Endpoints<N> {
                     record.new_since = Some(now);
                     record.stats.open();
                     resumed.push(record.stats.clone());
-                    Effect::Reroute(Vec::new())
+                    // It may be ejected, and the only one of its priority.
+                    Effect::Reroute(core.machine.admit_last(now))
                 }
                 _ => Effect::Nothing,
             }

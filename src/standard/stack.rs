@@ -81,7 +81,17 @@ impl Stack {
                 };
                 Some(retry.adopted(site.name, site.clock, budget).build()?)
             }
-            None => None,
+            None => {
+                // Without a retry, nothing uses the budget, but invalid settings are reported.
+                if let Budget::Share {
+                    ratio,
+                    floor_per_second,
+                } = config.effective_budget()
+                {
+                    own_budget(site, *ratio, *floor_per_second)?;
+                }
+                None
+            }
         };
         let timeout = |limit| {
             let timeout = Timeout::builder().after(limit).name(site.name);
@@ -239,10 +249,18 @@ impl Kept {
         ratio: f64,
         floor_per_second: u32,
     ) -> Result<RetryBudget, ConfigError> {
-        let budget = RetryBudget::percentage().ratio(ratio);
-        let budget = budget.floor(floor_per_second);
         // Built even if the old one stays in use, so that invalid settings are reported.
-        let budget = budget.clock(site.clock.clone()).build()?;
+        let budget = own_budget(site, ratio, floor_per_second)?;
         Ok(self.budget.get_or_insert(budget).clone())
     }
+}
+
+fn own_budget(
+    site: &Site<'_>,
+    ratio: f64,
+    floor_per_second: u32,
+) -> Result<RetryBudget, ConfigError> {
+    let budget = RetryBudget::percentage().ratio(ratio);
+    let budget = budget.floor(floor_per_second);
+    budget.clock(site.clock.clone()).build()
 }

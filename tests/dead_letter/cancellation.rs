@@ -6,10 +6,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use backstop::ManualClock;
-use backstop::dead_letter::{Changed, LetterChange, LetterId, MemorySink, Page, Timestamp, Totals};
+use backstop::dead_letter::{
+    Changed, ChannelSink, LetterChange, LetterId, MemorySink, Page, Timestamp, Totals,
+};
 use backstop::dead_letter::{Filter, GroupBy, Letter, NewLetter, Sink, SinkFuture, Store};
 
-use crate::{Queue, all, builder, id, push};
+use crate::{Heard, Queue, all, builder, id, push};
 
 /// A memory sink each of whose answers comes one poll later.
 struct Slow(MemorySink<String>);
@@ -139,4 +141,29 @@ fn a_run_can_be_dropped_at_every_await_and_another_continues() {
         assert!(!finished || left.is_empty());
     }
     assert_eq!(clock.sleepers(), 0);
+}
+
+#[test]
+fn a_push_that_is_dropped_is_reported() {
+    let (clock, heard) = (ManualClock::new(), Heard::default());
+    let (sender, mut letters) = tokio::sync::mpsc::channel(1);
+    let queue = builder(&clock)
+        .sink(ChannelSink::waiting(sender))
+        .observer(heard.observer())
+        .build()
+        .unwrap();
+    let letter = || NewLetter::new(String::new());
+    assert!(polled(queue.push(letter()), 1));
+    assert!(!polled(queue.push(letter()), 0));
+    assert!(!polled(queue.push(letter()), 2));
+    let snapshot = queue.snapshot();
+    assert_eq!((snapshot.stored, snapshot.rejected), (1, 1));
+    assert_eq!(
+        heard.take(),
+        [
+            "dead_letters: stored letter 1",
+            "dead_letters: could not store a letter: unconfirmed"
+        ]
+    );
+    assert!(letters.try_recv().is_ok() && letters.try_recv().is_err());
 }

@@ -13,11 +13,11 @@ use futures::FutureExt;
 
 use crate::{Folder, Heard, Queue, all, builder, id, ids, push};
 
-fn sink(folder: &Folder) -> FileSinkBuilder {
+pub(super) fn sink(folder: &Folder) -> FileSinkBuilder {
     FileSink::builder(&folder.0)
 }
 
-fn open(folder: &Folder, clock: &ManualClock) -> Queue {
+pub(super) fn open(folder: &Folder, clock: &ManualClock) -> Queue {
     builder(clock)
         .sink(sink(folder).open().unwrap())
         .build()
@@ -441,4 +441,46 @@ fn files_of_version_1_are_read() {
     assert_eq!(first.stored_at().to_string(), "2025-11-27T09:13:20.123456Z");
     assert_eq!(letters[1].request(), "request 2 ä\n");
     assert_eq!(letters[2].last_replay().unwrap().error, "still down");
+}
+
+#[test]
+fn floats_come_back_to_the_last_bit() {
+    let (clock, folder) = (ManualClock::new(), Folder::new("floats"));
+    let queue = DeadLetterQueue::<Vec<f64>>::builder()
+        .sink(sink(&folder).open().unwrap())
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    // Bits of an LCG: floats of all sizes.
+    let mut bits = 1_u64;
+    let floats = std::iter::repeat_with(|| {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        f64::from_bits(bits)
+    });
+    let floats: Vec<f64> = floats
+        .filter(|float| float.is_finite())
+        .take(1000)
+        .collect();
+    clock.block_on(async {
+        let id = queue.push(NewLetter::new(floats.clone())).await.unwrap();
+        let letter = queue.get(id).await.unwrap().unwrap();
+        assert_eq!(letter.request(), &floats);
+    });
+}
+
+#[test]
+fn every_close_waits_until_the_folder_is_free() {
+    let (clock, folder) = (ManualClock::new(), Folder::new("closes"));
+    let queue = open(&folder, &clock);
+    clock.block_on(async {
+        let letter = NewLetter::new("x".repeat(1 << 20));
+        assert!(queue.push(letter).now_or_never().is_none());
+        // The first one is dropped while the thread writes.
+        assert!(queue.close().now_or_never().is_none());
+        queue.close().await.unwrap();
+        let queue = open(&folder, &clock);
+        assert_eq!(ids(&queue).await, [1]);
+        queue.close().await.unwrap();
+        queue.close().await.unwrap();
+    });
 }

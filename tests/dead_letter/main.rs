@@ -6,6 +6,8 @@ mod extreme_values;
 #[cfg(feature = "dead-letter-file")]
 mod files;
 #[cfg(feature = "dead-letter-file")]
+mod foreign_files;
+#[cfg(feature = "dead-letter-file")]
 mod kills;
 mod letters;
 mod replays;

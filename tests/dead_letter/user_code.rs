@@ -2,13 +2,17 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use backstop::dead_letter::{DeadLetterError, DeadLetterErrorKind, Letter, Sink, SinkFuture};
+use backstop::dead_letter::{
+    Changed, DeadLetterError, DeadLetterErrorKind, Letter, LetterChange, LetterId, MemorySink,
+    Page, Sink, SinkFuture, Store, Timestamp, Totals,
+};
 use backstop::{Event, ManualClock};
 
 use crate::watchdog::within_a_minute;
-use crate::{all, builder, ids, push};
+use crate::{Wall, all, builder, id, ids, push};
 
 fn panics<T>(code: impl FnOnce() -> T) -> bool {
     catch_unwind(AssertUnwindSafe(code)).is_err()
@@ -140,4 +144,101 @@ fn the_error_of_a_sink_is_the_source() {
         .unwrap();
     assert!(panics(|| clock.block_on(push(&queue, 1))));
     assert!(panics(|| clock.block_on(push(&queue, 1))));
+}
+
+#[test]
+fn an_observer_that_panics_misses_no_eviction_and_changes_no_count() {
+    let (clock, wall) = (ManualClock::new(), Wall::default());
+    let evicted = Arc::new(AtomicU64::new(0));
+    let (now, seen) = (wall.clone(), evicted.clone());
+    let queue = builder(&clock)
+        .memory(MemorySink::new().max_age(Duration::from_secs(1)))
+        .timestamps(move || now.now())
+        .observer(move |event: &Event| {
+            if event.to_string().contains("evicted") {
+                seen.fetch_add(1, Ordering::Relaxed);
+                panic!("the observer panics");
+            }
+        })
+        .build()
+        .unwrap();
+    clock.block_on(push(&queue, 5)).unwrap();
+    wall.set(5_000_000);
+    assert!(panics(|| clock.block_on(push(&queue, 1))));
+    let snapshot = queue.snapshot();
+    assert_eq!(
+        (snapshot.letters, snapshot.stored, snapshot.expired),
+        (1, 6, 5)
+    );
+    assert_eq!(evicted.load(Ordering::Relaxed), 5);
+}
+
+/// A store that counts how often it is read, and whose letters are unreadable.
+struct Unreadable {
+    letters: MemorySink<String>,
+    pages: Arc<AtomicU64>,
+}
+
+impl Sink<String> for Unreadable {
+    fn store(&self, letter: Letter<String>) -> SinkFuture<'_, ()> {
+        self.letters.store(letter)
+    }
+
+    fn kept(&self) -> Option<&dyn Store<String>> {
+        Some(self)
+    }
+}
+
+impl Store<String> for Unreadable {
+    fn next_id(&self) -> LetterId {
+        self.letters.next_id()
+    }
+
+    fn page(
+        &self,
+        after: Option<LetterId>,
+        max: usize,
+        now: Timestamp,
+    ) -> SinkFuture<'_, Page<String>> {
+        self.pages.fetch_add(1, Ordering::Relaxed);
+        let page = self.letters.page(after, max, now);
+        Box::pin(async {
+            let mut page = page.await?;
+            let letters = page.letters.drain(..);
+            page.unreadable = letters.map(|letter| letter.id()).collect();
+            Ok(page)
+        })
+    }
+
+    fn change(&self, id: LetterId, change: LetterChange) -> SinkFuture<'_, Option<Changed>> {
+        self.letters.change(id, change)
+    }
+
+    fn totals(&self) -> Totals {
+        self.letters.totals()
+    }
+}
+
+#[test]
+fn a_reader_of_some_letters_does_not_read_those_that_follow() {
+    let (clock, pages) = (ManualClock::new(), Arc::new(AtomicU64::new(0)));
+    let sink = Unreadable {
+        letters: MemorySink::new(),
+        pages: pages.clone(),
+    };
+    let queue = builder(&clock).sink(sink).build().unwrap();
+    clock.block_on(async {
+        push(&queue, 1000).await.unwrap();
+        let error = queue.get(id(5)).await.unwrap_err();
+        assert_eq!(error.kind(), DeadLetterErrorKind::Unreadable);
+        assert_eq!(pages.swap(0, Ordering::Relaxed), 1);
+
+        let filter = backstop::dead_letter::Filter::new().ids(id(5), id(6));
+        let replay = || queue.replay().filter(filter.clone());
+        assert_eq!(replay().dry_run().await.unwrap().unreadable, 2);
+        assert_eq!(pages.swap(0, Ordering::Relaxed), 1);
+        let run = replay().run(|_| async { Ok::<_, &str>(()) });
+        assert_eq!(run.await.unwrap().progress.unreadable, 2);
+        assert_eq!(pages.swap(0, Ordering::Relaxed), 1);
+    });
 }

@@ -4,6 +4,7 @@ mod attempts;
 mod checks;
 mod health;
 mod load;
+mod model;
 mod nodes;
 mod settings;
 mod simulation;

@@ -200,6 +200,9 @@ fn contradictions_and_wrong_settings_are_errors_that_name_them() {
         limiter.build().unwrap_err().to_string()
     );
     assert!(text(builder().budget_share(f64::NAN, 1)).contains("ratio"));
+    // Without a retry, too, which could be added later.
+    let unused = builder().without_retry();
+    assert!(text(unused.budget_share(f64::NAN, 1)).contains("ratio"));
 }
 
 #[test]

@@ -57,6 +57,22 @@ impl OsDisk {
         let file = self.open.get_mut(name);
         file.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+
+    /// Returns a file to write to. Another process may have removed it: what is written to it then would be lost. It
+    /// stays open for reads, unless it is created again.
+    fn file_to_write(&mut self, name: &str, create: bool) -> io::Result<&mut File> {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            let is_removed = self.file(name, create)?.metadata()?.nlink() == 0;
+            match (is_removed, create) {
+                (true, true) => self.open.remove(name),
+                (true, false) => return Err(io::ErrorKind::NotFound.into()),
+                (false, _) => None,
+            };
+        }
+        self.file(name, create)
+    }
 }
 
 impl Disk for OsDisk {
@@ -88,13 +104,13 @@ impl Disk for OsDisk {
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         // No other process writes: the folder is locked.
-        let file = self.file(name, true)?;
+        let file = self.file_to_write(name, true)?;
         file.seek(SeekFrom::End(0))?;
         file.write_all(bytes)
     }
 
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let file = self.file(name, false)?;
+        let file = self.file_to_write(name, false)?;
         file.seek(SeekFrom::Start(offset))?;
         file.write_all(bytes)
     }

@@ -5,7 +5,7 @@
 //! | `letters-00000001.jsonl` | a header, then letters. The segment with the greatest number is written to |
 //! | `changes-00000001.jsonl` | the changes to the letters of that segment. The last line about a letter counts |
 //! | `damaged.log` | damaged lines of segments that were deleted |
-//! | `*.tmp` | a rewrite that was not finished. Deleted when the log is opened |
+//! | `rewrite.tmp` | a rewrite that was not finished. Deleted when the log is opened |
 //!
 //! A segment without letters is deleted together with its changes. A segment of which more than half is deleted
 //! letters is rewritten to a new file and renamed. A crash at any point of either leaves a log that opens.
@@ -79,6 +79,7 @@ pub(super) fn changes_name(segment: u64) -> String {
 }
 
 pub(super) const DAMAGED: &str = "damaged.log";
+pub(super) const TEMPORARY: &str = "rewrite.tmp";
 
 impl<D: Disk> Log<D> {
     pub(super) fn totals(&self) -> Totals {
@@ -194,7 +195,8 @@ impl<D: Disk> Log<D> {
             }
         }
         self.trim();
-        let number = last.map_or(1, |(number, _)| number + 1);
+        let number = last.map_or(Some(1), |(number, _)| number.checked_add(1));
+        let number = number.ok_or_else(|| io::Error::other("no number is left for a file"))?;
         let name = letters_name(number);
         // Removes what a failed attempt to begin this segment left behind.
         self.remove(&name)?;
@@ -412,7 +414,6 @@ impl<D: Disk> Log<D> {
 
     /// Replaces the content of a file atomically.
     fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        const TEMPORARY: &str = "rewrite.tmp";
         self.remove(TEMPORARY)?;
         self.disk.append(TEMPORARY, bytes)?;
         // Synced regardless of the settings, because a file system may reorder the rename before the write.

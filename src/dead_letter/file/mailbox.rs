@@ -19,7 +19,10 @@ pub(super) struct Mailbox<T> {
 #[derive(Debug)]
 struct State<T> {
     commands: VecDeque<T>,
+    /// Whether no further commands are accepted, apart from last ones.
     closed: bool,
+    /// Whether the reader was dropped.
+    ended: bool,
     /// The length at which the reader is woken. `usize::MAX` while it is awake.
     wake_at: usize,
 }
@@ -37,6 +40,7 @@ impl<T> Mailbox<T> {
             state: Mutex::new(State {
                 commands: VecDeque::new(),
                 closed: false,
+                ended: false,
                 wake_at: usize::MAX,
             }),
             enough: Condvar::new(),
@@ -57,11 +61,11 @@ impl<T> Mailbox<T> {
         None
     }
 
-    /// Sends a last command, if there is one, and closes the mailbox. Returns the command if it was closed already.
-    /// The reader still receives earlier commands.
+    /// Sends a last command, if there is one, and closes the mailbox. Returns the command if the reader was dropped.
+    /// The reader still receives earlier commands. Of several last commands, it may drop all but the first one.
     pub(super) fn close(&self, last: Option<T>) -> Option<T> {
         let mut state = lock(&self.state);
-        if state.closed {
+        if state.ended {
             return last;
         }
         state.commands.extend(last);
@@ -111,7 +115,7 @@ impl<T> Reader<T> {
 impl<T> Drop for Reader<T> {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
-        state.closed = true;
+        (state.closed, state.ended) = (true, true);
         let commands = std::mem::take(&mut state.commands);
         // Dropped outside the lock, because replies wake user code.
         drop(state);
@@ -176,13 +180,12 @@ mod tests {
         let (mailbox, reader) = Mailbox::new();
         mailbox.send(1);
         assert_eq!(mailbox.close(Some(2)), None);
-        assert_eq!(
-            (mailbox.send(3), mailbox.close(Some(4))),
-            (Some(3), Some(4))
-        );
+        assert_eq!((mailbox.send(3), mailbox.close(Some(4))), (Some(3), None));
         assert!(reader.wait(8, LONG));
-        assert_eq!(taken(&reader), [1, 2]);
+        assert_eq!(taken(&reader), [1, 2, 4]);
         assert!(!reader.wait(8, LONG));
+        drop(reader);
+        assert_eq!(mailbox.close(Some(5)), Some(5));
     }
 
     #[test]

@@ -178,10 +178,14 @@ where
             waiting.fetch_sub(1, Ordering::Relaxed);
         }
         Box::pin(async move {
+            // The sink is closed already, or another call closed it and this one has waited for that.
+            let is_closed = |error: &DeadLetterError| error.kind() == DeadLetterErrorKind::Closed;
             match unsent {
-                // The sink was closed already.
                 Some(_) => Ok(()),
-                None => reply.await,
+                None => reply.await.or_else(|error| match is_closed(&error) {
+                    true => Ok(()),
+                    false => Err(error),
+                }),
             }
         })
     }

@@ -10,7 +10,7 @@ use super::super::state::record::{self, Head, State, Unusable};
 use super::super::state::scan::{Scan, scan};
 use super::super::state::segments::{Segment, Segments};
 use super::disk::Disk;
-use super::log::{DAMAGED, Log, Place, Settings, changes_name, letters_name};
+use super::log::{DAMAGED, Log, Place, Settings, TEMPORARY, changes_name, letters_name};
 use crate::event::LetterEvent;
 
 /// Returns an I/O error with the action that failed.
@@ -42,30 +42,29 @@ impl<D: Disk> Log<D> {
             .list()
             .map_err(|e| io_error("list the folder", e))?;
         let files: BTreeMap<_, _> = files.into_iter().collect();
-        for name in files.keys().filter(|name| name.ends_with(".tmp")) {
-            let removed = log.disk.remove(name);
-            removed.map_err(|e| io_error(&format!("remove {name}"), e))?;
-        }
         let mut numbers: Vec<_> = files
             .keys()
             .filter_map(|name| number("letters-", name))
             .collect();
         numbers.sort_unstable();
+        let mut repairs = Vec::new();
         for &segment in &numbers {
-            log.read_letters(segment)?;
+            repairs.extend(log.read_letters(segment)?);
         }
         for name in files.keys() {
             match number("changes-", name) {
                 Some(segment) if log.segments.get(segment).is_some() => {
-                    log.read_changes(segment)?
+                    repairs.extend(log.read_changes(segment)?);
                 }
                 // Left by a crash after the letters were deleted and before their changes were.
-                Some(_) => {
-                    let removed = log.disk.remove(name);
-                    removed.map_err(|e| io_error(&format!("remove {name}"), e))?;
-                }
+                Some(_) => repairs.push(Repair::Remove(name.clone())),
+                None if name == TEMPORARY => repairs.push(Repair::Remove(name.clone())),
                 None => {}
             }
+        }
+        // Nothing changes before all files are read, so that those of a later version are left as they are.
+        for repair in repairs {
+            log.repair(repair)?;
         }
         let evicted = log.book.overflow();
         log.evict(evicted);
@@ -73,7 +72,7 @@ impl<D: Disk> Log<D> {
         Ok(log)
     }
 
-    fn read_letters(&mut self, segment: u64) -> Result<(), DeadLetterError> {
+    fn read_letters(&mut self, segment: u64) -> Result<Option<Repair>, DeadLetterError> {
         let name = letters_name(segment);
         let (bytes, mut found) = self.read_lines(&name)?;
         let length = found.whole as u64;
@@ -102,8 +101,7 @@ impl<D: Disk> Log<D> {
                     if let Some(old) = self.book.insert(id, entry) {
                         self.segments.forget(old.place.segment, old.bytes);
                     }
-                    let next = LetterId::new(id.get().saturating_add(1));
-                    self.next_id = self.next_id.max(next);
+                    self.skip_id(id);
                 }
                 Err(Unusable::Version(version)) => return Err(later_version(&name, version)),
                 Err(Unusable::Unknown) => found.damaged.push(range),
@@ -113,15 +111,23 @@ impl<D: Disk> Log<D> {
         self.segments
             .update(segment, |segment| segment.damaged = damaged);
         self.report_damage(&found);
-        Ok(())
+        Ok(Repair::of(name, &bytes, &found))
     }
 
-    fn read_changes(&mut self, segment: u64) -> Result<(), DeadLetterError> {
+    /// Uses no number up to this one for another letter.
+    fn skip_id(&mut self, id: LetterId) {
+        let next = LetterId::new(id.get().saturating_add(1));
+        self.next_id = self.next_id.max(next);
+    }
+
+    fn read_changes(&mut self, segment: u64) -> Result<Option<Repair>, DeadLetterError> {
         let name = changes_name(segment);
         let (bytes, mut found) = self.read_lines(&name)?;
         for range in std::mem::take(&mut found.intact) {
             match record::read_change(&bytes[range.clone()]) {
                 Ok((id, state)) => {
+                    // The letter may be damaged. A new letter of its number would meet the same end.
+                    self.skip_id(id);
                     let here = |entry: &Entry<Place>| entry.place.segment == segment;
                     if !self.book.get(id).is_some_and(here) {
                         continue;
@@ -140,31 +146,40 @@ impl<D: Disk> Log<D> {
             }
         }
         self.report_damage(&found);
-        Ok(())
+        Ok(Repair::of(name, &bytes, &found))
     }
 
-    /// Reads a file and truncates a torn write, which was never acknowledged.
     fn read_lines(&mut self, name: &str) -> Result<(Vec<u8>, Scan), DeadLetterError> {
         let bytes = self.disk.read(name);
         let bytes = bytes.map_err(|e| io_error(&format!("read {name}"), e))?;
         let found = scan(&bytes);
-        let failed = |error| io_error(&format!("cut off the torn end of {name}"), error);
         if !found.torn.is_empty() {
             self.events.push(LetterEvent::TornTail {
                 bytes: found.torn.len() as u64,
             });
         }
-        if found.torn.end < bytes.len() && !found.torn.is_empty() {
-            // Almost always a torn write. A damaged record at the end looks the same, so it is kept.
-            let torn = &bytes[found.torn.start..=found.torn.end];
-            self.disk.append(DAMAGED, torn).map_err(failed)?;
-            self.disk.sync(DAMAGED).map_err(failed)?;
-        }
-        if found.whole < bytes.len() {
-            let whole = found.whole as u64;
-            self.disk.truncate(name, whole).map_err(failed)?;
-        }
         Ok((bytes, found))
+    }
+
+    fn repair(&mut self, repair: Repair) -> Result<(), DeadLetterError> {
+        match repair {
+            Repair::Remove(name) => {
+                let removed = self.disk.remove(&name);
+                removed.map_err(|e| io_error(&format!("remove {name}"), e))
+            }
+            Repair::Truncate {
+                name,
+                length,
+                rescued,
+            } => {
+                let failed = |error| io_error(&format!("cut off the torn end of {name}"), error);
+                if !rescued.is_empty() {
+                    self.disk.append(DAMAGED, &rescued).map_err(failed)?;
+                    self.disk.sync(DAMAGED).map_err(failed)?;
+                }
+                self.disk.truncate(&name, length).map_err(failed)
+            }
+        }
     }
 
     fn report_damage(&mut self, found: &Scan) {
@@ -173,6 +188,33 @@ impl<D: Disk> Log<D> {
                 lines: found.damaged.len() as u64,
             });
         }
+    }
+}
+
+/// A change of a file after a crash.
+enum Repair {
+    /// Removes a file that a crash has left behind.
+    Remove(String),
+    /// Truncates the padding, and a torn write, which was never acknowledged.
+    Truncate {
+        name: String,
+        length: u64,
+        /// Bytes to keep in another file.
+        rescued: Vec<u8>,
+    },
+}
+
+impl Repair {
+    /// Returns the repair of a file with this content, if it needs one.
+    fn of(name: String, bytes: &[u8], found: &Scan) -> Option<Self> {
+        // Almost always a torn write. A damaged record at the end looks the same, so it is kept.
+        let is_rescued = found.torn.end < bytes.len() && !found.torn.is_empty();
+        let rescued = is_rescued.then(|| bytes[found.torn.start..=found.torn.end].to_vec());
+        (found.whole < bytes.len()).then(|| Self::Truncate {
+            name,
+            length: found.whole as u64,
+            rescued: rescued.unwrap_or_default(),
+        })
     }
 }
 

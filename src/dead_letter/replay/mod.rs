@@ -208,7 +208,7 @@ impl<R: Send + Sync + 'static> Replay<R> {
                 plan.first = plan.first.or(Some(letter.id()));
                 plan.last = Some(letter.id());
             }
-            after = page.next;
+            after = self.filter.continues_after(page.next);
             if after.is_none() {
                 break;
             }

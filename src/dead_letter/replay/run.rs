@@ -257,7 +257,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Run<'a, R, Fut> {
             let unreadable =
                 unreadable.filter(|id| **id < self.before && **id <= self.filter.ends_with());
             self.run_state.progress.unreadable += unreadable.count() as u64;
-            self.cursor = page.next.map(Some);
+            self.cursor = self.filter.continues_after(page.next).map(Some);
             for letter in page.letters {
                 if letter.id() >= self.before || letter.id() > self.filter.ends_with() {
                     self.cursor = None;
@@ -359,11 +359,13 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Flight<'a, R, Fut> {
                     Stage::Settling(settling, attempted, parks)
                 }
                 Stage::Settling(settling, attempted, parked) => {
-                    if let Err(error) = ready!(settling.as_mut().poll(cx)) {
-                        return Poll::Ready(Landing::Failed(error));
-                    }
+                    let is_left = match ready!(settling.as_mut().poll(cx)) {
+                        Ok(changed) => changed.is_some(),
+                        Err(error) => return Poll::Ready(Landing::Failed(error)),
+                    };
                     let attempted = std::mem::replace(attempted, Attempted::Delivered);
-                    return Poll::Ready(Landing::Settled(attempted, *parked));
+                    // A letter that was discarded while it was in flight is not parked.
+                    return Poll::Ready(Landing::Settled(attempted, *parked && is_left));
                 }
             }
         }

@@ -172,6 +172,11 @@ impl<R> Filter<R> {
             .saturating_add(1)
     }
 
+    /// Returns the letter after which the next page begins; `None` if no letter of that page can match.
+    pub(crate) fn continues_after(&self, next: Option<LetterId>) -> Option<LetterId> {
+        next.filter(|next| *next < self.ends_with())
+    }
+
     /// Returns the last letter that can match.
     pub(crate) fn ends_with(&self) -> LetterId {
         LetterId::new(*self.ids.end())

@@ -126,6 +126,15 @@ impl RunState {
     /// Removes from the count a letter that was removed before its replay began.
     pub(crate) fn vanish(&mut self) {
         self.progress.in_flight -= 1;
+        self.uncount();
+    }
+
+    /// Takes a letter that was not replayed out of the count for the limit.
+    fn uncount(&mut self) {
+        self.begun -= 1;
+        if self.end == Some(ReplayEnd::Limit) {
+            self.end = None;
+        }
     }
 
     /// Counts the end of a replay. Returns how long to wait before the next letter, if at all.
@@ -144,10 +153,7 @@ impl RunState {
             Attempted::NotExecuted(reason, after) => {
                 self.progress.rejected += 1;
                 // The letter will be begun again.
-                self.begun -= 1;
-                if self.end == Some(ReplayEnd::Limit) {
-                    self.end = None;
-                }
+                self.uncount();
                 if matches!(reason, Reason::CircuitOpen | Reason::Isolated) {
                     if self.rules.wait_for_circuit {
                         // An open circuit rejects all replays in flight. That is one failure of the dependency, not

@@ -114,16 +114,24 @@ fn a_later_version_is_rejected_and_left_alone() {
     let crc = super::super::super::state::crc::crc32(rest.as_bytes());
     disk.set(
         &letters_name(9),
-        format!("{{\"crc\":\"{crc:08x}\",{rest}\n").as_bytes(),
+        format!("{{\"crc\":\"{crc:08x}\",{rest}\nhalf a line").as_bytes(),
     );
-    let before = disk.names();
+    // Nor is anything else repaired.
+    let padded = [&content, &b"\n\n"[..]].concat();
+    disk.set(&letters_name(1), &padded);
+    disk.set(&changes_name(7), b"");
+    let look = || -> Vec<_> {
+        let names = disk.names().into_iter();
+        names.map(|name| (disk.content(&name), name)).collect()
+    };
+    let before = look();
     let error = Log::open(disk.clone(), settings()).err().unwrap();
     assert_eq!(error.kind(), DeadLetterErrorKind::Version);
     assert_eq!(
         error.context(),
         "letters-00000009.jsonl is of version 2, known is 1"
     );
-    assert_eq!(disk.names(), before);
+    assert_eq!(look(), before);
 }
 
 #[test]
@@ -375,4 +383,21 @@ fn no_more_letters_wait_than_may() {
     assert_eq!(refused.kind(), DeadLetterErrorKind::Overloaded);
     waiting.store(1, Ordering::Relaxed);
     assert!(sink.store_line(pending(1)).is_ok());
+}
+
+#[test]
+fn the_number_of_a_damaged_letter_that_was_removed_is_not_used_again() {
+    let disk = nine();
+    let mut log = open(&disk);
+    change(&mut log, 9, Change::Delivered).unwrap();
+    drop(log);
+    let name = disk.names().pop().unwrap();
+    let content = disk.content(&name);
+    let damaged = String::from_utf8(content).unwrap();
+    disk.set(&name, damaged.replace("request 9", "request X").as_bytes());
+    // Otherwise the letter would be gone once the log is opened again.
+    let mut log = open(&disk);
+    assert_eq!(log.next_id, LetterId::new(10));
+    log.commit(&[pending(10)]).unwrap();
+    assert_eq!(ids(&mut open(&disk)), [1, 2, 3, 4, 5, 6, 7, 8, 10]);
 }
