@@ -163,7 +163,7 @@ impl Setting for Duration {
         schemars::json_schema!({
             "type": "string",
             "description": "a duration such as \"1h30m\" or \"1.5s\", or \"unlimited\"",
-            "pattern": r"^(unlimited|\s*(\d+(\.\d+)?\s*[a-zµ]+\s*)+)$",
+            "pattern": r"^(unlimited|\s*(\d+(\.\d+)?\s*[a-zµM]+\s*)+)$",
         })
     }
 }
