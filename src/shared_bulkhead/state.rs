@@ -93,8 +93,8 @@ impl Block {
         if self.request.is_some() {
             return None;
         }
-        // Without calls in flight, permits that do not suffice for the first waiter serve no one, and another process
-        // may lack just these. Each process would wait for the others for good.
+        // Without calls in flight, permits that do not suffice for the first waiter are idle, and another process may
+        // lack just these. Each process would wait for the others for good.
         let held = self.held(now);
         let gives_way = self.in_flight == 0 && (1..first).contains(&held);
         if gives_way && now < self.scarce_until {
