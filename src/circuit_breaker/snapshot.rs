@@ -28,7 +28,10 @@ pub struct Snapshot {
     pub in_state: Duration,
     /// The rest of the break: zero if it is over or the circuit is not open, `None` if it has no end. A
     /// [health check](super::CircuitBreaker::check_with) may end it earlier, or keep the circuit open after it.
-    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
+    #[cfg_attr(
+        feature = "config",
+        serde(default, with = "crate::forms::optional_duration")
+    )]
     pub retry_after: Option<Duration>,
     /// Number of consecutive openings without a close.
     pub consecutive_trips: u32,
@@ -43,7 +46,10 @@ pub struct Snapshot {
     pub slow_failures: u64,
     /// Sum of the durations of [`calls`](Self::calls). `None` unless
     /// [`measure_durations`](super::CircuitBreakerBuilder::measure_durations) is set.
-    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
+    #[cfg_attr(
+        feature = "config",
+        serde(default, with = "crate::forms::optional_duration")
+    )]
     pub total_duration: Option<Duration>,
     /// The least number of calls before a rate applies.
     pub min_calls: u64,

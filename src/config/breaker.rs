@@ -132,6 +132,9 @@ section! {
         enabled: bool = true => allow_only_in_stacks,
         /// A rule that opens the circuit, or a list of rules.
         trip_on: Vec<TripSettings> = default_trips() => |builder, trips, at| {
+            if trips.is_empty() {
+                at.report("must have at least one rule", Some(&trips.write()));
+            }
             let one = trips.len() == 1;
             trips.iter().enumerate().fold(builder, |builder, (index, trip)| {
                 let trip = match one {

@@ -120,7 +120,20 @@ impl Setting for Quota {
 
     #[cfg(feature = "schema")]
     fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let table = QuotaSettings::schema(generator);
+        let mut table = QuotaSettings::schema(generator);
+        // Keys that `quota` needs, in addition to the shape.
+        table.insert("required".into(), serde_json::json!(["tokens", "per"]));
+        let warm_up = serde_json::json!({ "required": ["within", "cold"] });
+        table.insert(
+            "properties".into(),
+            serde_json::json!({ "warm_up": warm_up }),
+        );
+        let leaky = serde_json::json!({ "algorithm": { "const": "leaky_bucket" } });
+        let is_leaky = serde_json::json!({ "properties": leaky, "required": ["algorithm"] });
+        table.insert("if".into(), is_leaky);
+        table.insert("then".into(), serde_json::json!({ "required": ["queue"] }));
+        let no_queue = serde_json::json!({ "properties": { "queue": false } });
+        table.insert("else".into(), no_queue);
         schemars::json_schema!({ "anyOf": [{
             "type": "string",
             "description": "a quota such as \"100/s\" or \"10/min, burst 5\"",

@@ -286,7 +286,11 @@ impl Inner {
             let text = format!("{}: {error}", source.path.display());
             LoadError::Read(std::io::Error::new(error.kind(), text))
         });
-        let file = text.and_then(|text| (source.parse)(&text).map_err(LoadError::Parse));
+        let file = text.and_then(|text| {
+            // Not every parser skips a byte order mark.
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            (source.parse)(text).map_err(LoadError::Parse)
+        });
         Some(Content { turn, file })
     }
 

@@ -129,20 +129,25 @@ pub(super) const UNLIMITED: &str = "unlimited";
 impl Setting for Duration {
     fn read(value: &Value, at: &mut Scope) -> Option<Self> {
         const RULE: &str = "must be a duration such as \"1h30m\", \"1.5s\", or \"unlimited\"";
-        let unit = |number: String| format!("must be a duration with its unit: say \"{number}s\"");
-        match value {
-            Value::Text(text) if text == UNLIMITED => Some(Self::MAX),
-            Value::Text(text) => match humantime::parse_duration(text) {
-                // Accepts `0` without a unit.
-                _ if text.trim().parse::<f64>().is_ok() => {
-                    expected(unit(text.trim().into()), value, at)
-                }
-                Ok(duration) => Some(duration),
-                Err(_) => expected(RULE, value, at),
-            },
-            Value::Integer(number) => expected(unit(number.to_string()), value, at),
-            Value::Float(number) => expected(unit(number.to_string()), value, at),
-            other => expected(RULE, other, at),
+        let text = match value {
+            Value::Text(text) if text == UNLIMITED => return Some(Self::MAX),
+            Value::Text(text) => text.trim().to_owned(),
+            Value::Integer(number) => number.to_string(),
+            Value::Float(number) => number.to_string(),
+            other => return expected(RULE, other, at),
+        };
+        // `humantime` accepts `0` without a unit.
+        if text.parse::<f64>().is_ok() {
+            let with_unit = format!("{text}s");
+            let rule = match humantime::parse_duration(&with_unit) {
+                Ok(_) => format!("must be a duration with its unit: say \"{with_unit}\""),
+                Err(_) => RULE.to_owned(),
+            };
+            return expected(rule, value, at);
+        }
+        match humantime::parse_duration(&text) {
+            Ok(duration) => Some(duration),
+            Err(_) => expected(RULE, value, at),
         }
     }
 
@@ -158,7 +163,7 @@ impl Setting for Duration {
         schemars::json_schema!({
             "type": "string",
             "description": "a duration such as \"1h30m\" or \"1.5s\", or \"unlimited\"",
-            "pattern": r"^(unlimited|\s*(\d+(\.\d+)?\s*[a-zµ]+\s*)+)$",
+            "pattern": r"^(unlimited|\s*(\d+(\.\d+)?\s*[a-zµM]+\s*)+)$",
         })
     }
 }

@@ -72,7 +72,9 @@ impl Setting for StackBudget {
     #[cfg(feature = "schema")]
     fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let share = BudgetShareSettings::schema(generator);
-        let kind = BudgetSettings::schema(generator);
+        let mut kind = BudgetSettings::schema(generator);
+        // A table without a kind is a share.
+        kind.insert("required".into(), serde_json::json!(["kind"]));
         schemars::json_schema!({ "anyOf": [share, kind, { "const": UNLIMITED }] })
     }
 }

@@ -42,7 +42,10 @@ pub struct NodeSnapshot {
     /// Calls in flight.
     pub in_flight: u32,
     /// The moving average of its latency; `None` before the first call has ended.
-    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
+    #[cfg_attr(
+        feature = "config",
+        serde(default, with = "crate::forms::optional_duration")
+    )]
     pub latency: Option<Duration>,
     /// Calls that ended, healthy or not. Those that were cancelled are not counted.
     pub calls: u64,
@@ -51,7 +54,10 @@ pub struct NodeSnapshot {
     /// Number of ejections, less one for each healthy interval.
     pub ejections: u32,
     /// Time until it takes calls again; `None` if it takes calls, or if that is not known.
-    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
+    #[cfg_attr(
+        feature = "config",
+        serde(default, with = "crate::forms::optional_duration")
+    )]
     pub retry_after: Option<Duration>,
 }
 

@@ -24,7 +24,10 @@ pub struct StaleSnapshot {
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
     /// The age of the last good value; `None` if there is none.
-    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
+    #[cfg_attr(
+        feature = "config",
+        serde(default, with = "crate::forms::optional_duration")
+    )]
     pub age: Option<Duration>,
     /// Number of successes that were stored.
     pub refreshed: u64,

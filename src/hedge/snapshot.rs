@@ -12,7 +12,10 @@ pub struct Snapshot {
     pub name: &'static std::primitive::str,
     /// The delay before the first copy; `None` if it is computed for each call, or while too few latencies are
     /// known.
-    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
+    #[cfg_attr(
+        feature = "config",
+        serde(default, with = "crate::forms::optional_duration")
+    )]
     pub delay: Option<Duration>,
     /// Latencies that the delay is computed from; zero if it is not computed from latencies.
     pub samples: u64,

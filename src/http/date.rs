@@ -8,8 +8,30 @@ use ::http::header::{AGE, DATE};
 /// Returns the server's time: that of the response's `Date`, or `now` without one.
 pub(super) fn server_time(headers: &HeaderMap, now: SystemTime) -> SystemTime {
     let date = headers.get(DATE).and_then(|value| value.to_str().ok());
-    date.and_then(|text| httpdate::parse_http_date(text).ok())
-        .unwrap_or(now)
+    date.and_then(parse_http_date).unwrap_or(now)
+}
+
+/// Parses a date in one of the three HTTP formats, also one with a leap second or before 1970.
+pub(super) fn parse_http_date(text: &str) -> Option<SystemTime> {
+    /// The Gregorian calendar, with its days of the week, repeats after this time.
+    const CENTURIES: Duration = Duration::from_secs(146_097 * 86_400);
+    let text = text.trim_matches([' ', '\t']);
+    let parse = |text: &str| httpdate::parse_http_date(text).ok();
+    if let Some(at) = parse(text) {
+        return Some(at);
+    }
+    // `httpdate` supports neither.
+    if let Some((head, tail)) = text.split_once(":60 ") {
+        return Some(parse(&format!("{head}:59 {tail}"))? + Duration::from_secs(1));
+    }
+    // The year is in the middle, or at the end of the format of `asctime`.
+    let at = match text.ends_with("GMT") {
+        true => 12..16,
+        false => text.len().checked_sub(4)?..text.len(),
+    };
+    let year = whole_number(text.get(at.clone())?).filter(|year| (1570..1970).contains(year))?;
+    let later = format!("{}{}{}", &text[..at.start], year + 400, &text[at.end..]);
+    parse(&later)?.checked_sub(CENTURIES)
 }
 
 /// Returns whether the response comes from a cache. Its rate limit fields are then outdated, and may describe another
@@ -53,7 +75,7 @@ pub(super) fn parse_reset(text: &str, now: SystemTime) -> Option<Duration> {
     }
     parse_duration(text)
         .or_else(|| parse_rfc_3339(text).map(until))
-        .or_else(|| httpdate::parse_http_date(text).ok().map(until))
+        .or_else(|| parse_http_date(text).map(until))
 }
 
 /// Parses a duration with units, such as `1h2m3.5s` and `12ms`.

@@ -123,7 +123,7 @@ impl Guard for AtLeast {
 
 fn parse_grpc(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 || digits.starts_with(' ') || digits.ends_with(' ') {
+    if digits.len() > 8 || digits.contains([' ', '\t']) {
         return None;
     }
     let number = whole_number(digits)?;

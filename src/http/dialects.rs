@@ -49,7 +49,7 @@ const SUFFIXES: [&str; 2] = ["requests", "tokens"];
 /// | `anthropic-ratelimit-requests-*`, `-tokens-*` | an RFC 3339 time | Anthropic |
 ///
 /// Times are relative to the response's `Date`, or to `now` without one. Negative numbers, and a limit of 0, mean
-/// unknown. Returns nothing for a response from a cache (`Age` above 0), because its fields are outdated.
+/// unknown; fractions, as Reddit sends them, are rounded down. Returns nothing for a response from a cache (`Age` above 0), because its fields are outdated.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -120,7 +120,7 @@ fn dialect(
 ) -> Option<Limit> {
     let text = |word| headers.get(field(word))?.to_str().ok();
     // Early drafts append the windows to the limit: `100, 100;w=60`.
-    let number = |text: &str| whole_number(text.split([',', ';']).next()?);
+    let number = |text: &str| rounded_down(text.split([',', ';']).next()?);
     let (limit, remaining) = (text("limit"), text("remaining"));
     // Azure sends -1 or 0 for an unknown limit; the remaining number is unknown then too.
     let is_unknown =
@@ -133,4 +133,12 @@ fn dialect(
     };
     let is_known = limit.limit.is_some() || limit.remaining.is_some();
     is_known.then_some(limit)
+}
+
+/// Parses digits, perhaps with a fraction, which is dropped.
+fn rounded_down(text: &str) -> Option<u64> {
+    match text.trim_matches([' ', '\t']).split_once('.') {
+        Some((whole, fraction)) => whole_number(fraction).and(whole_number(whole)),
+        None => whole_number(text),
+    }
 }

@@ -68,9 +68,9 @@ impl Key {
         str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// Writes `Idempotency-Key`, unless the request has one already.
+    /// Writes `Idempotency-Key`, unless the request has one already. Replaces an empty field.
     pub fn write(&self, headers: &mut HeaderMap) {
-        if headers.contains_key(IDEMPOTENCY_KEY) {
+        if has_key(headers) {
             return;
         }
         if let Ok(value) = HeaderValue::from_bytes(&self.0) {
@@ -89,6 +89,12 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({self})")
     }
+}
+
+/// Returns whether a request has a key. An empty field is none: no server would recognize a second attempt by it.
+pub(super) fn has_key(headers: &HeaderMap) -> bool {
+    let value = headers.get(IDEMPOTENCY_KEY).map(HeaderValue::as_bytes);
+    value.is_some_and(|value| !value.trim_ascii().is_empty())
 }
 
 /// Adds a [`Key`] to a request whose method is not idempotent, unless it has one already. Call it once per call,

@@ -172,6 +172,15 @@ impl<B> State<B> {
     const fn is_replayable(&self) -> bool {
         matches!(self.stage, Stage::Keeping | Stage::Complete)
     }
+
+    /// Returns whether the copy with this number fails once it has returned the kept frames.
+    const fn fails(&self, number: u64) -> bool {
+        match self.stage {
+            Stage::Keeping | Stage::Complete => false,
+            Stage::Beyond(owner) => owner != number,
+            Stage::Failed => true,
+        }
+    }
 }
 
 impl WaitList {
@@ -290,6 +299,8 @@ where
         let polled = polled.map(|frame| frame.map(|frame| frame.map(keep)));
         let (rest, is_at_end) = (original.size_hint(), original.is_end_stream());
         drop(mark);
+        // Dropped after the lock is released: a buffer may have an owner of the user's.
+        let mut unneeded = Vec::new();
         let mut state = lock(&self.state);
         state.rest = rest;
         state.is_at_end = is_at_end;
@@ -314,14 +325,14 @@ where
             }
             Poll::Ready(Some(Err(error))) => {
                 state.stage = Stage::Failed;
-                Some(Err(error.into()))
+                Some(Err(error))
             }
             Poll::Ready(Some(Ok(kept))) => {
                 if state.stage == Stage::Keeping {
                     state.kept += kept.len();
                     if state.kept > self.limit || is_last {
                         state.stage = Stage::Beyond(number);
-                        state.frames = Vec::new();
+                        std::mem::swap(&mut unneeded, &mut state.frames);
                     } else {
                         state.frames.push(kept.clone());
                         *next += 1;
@@ -336,7 +347,7 @@ where
         };
         drop(state);
         self.waiting.wake_others(None);
-        Poll::Ready(returned)
+        Poll::Ready(returned.map(|frame| frame.map_err(Into::into)))
     }
 }
 
@@ -383,10 +394,17 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Single(body) => body.is_end_stream(),
-            Kind::Copy { shared, next, .. } => {
+            Kind::Copy {
+                shared,
+                number,
+                next,
+            } => {
                 let state = lock(&shared.state);
                 let at_rest = *next >= state.frames.len();
-                at_rest && (state.stage == Stage::Complete || state.is_at_end)
+                // A client that takes a copy for complete does not poll it, and sends part of the body as all of it.
+                at_rest
+                    && !state.fails(*number)
+                    && (state.stage == Stage::Complete || state.is_at_end)
             }
         }
     }
@@ -394,10 +412,18 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Single(body) => body.size_hint(),
-            Kind::Copy { shared, next, .. } => {
+            Kind::Copy {
+                shared,
+                number,
+                next,
+            } => {
                 let state = lock(&shared.state);
                 let kept: u64 = state.frames.iter().skip(*next).map(Kept::len).sum();
                 let mut hint = SizeHint::new();
+                if state.fails(*number) {
+                    hint.set_lower(kept);
+                    return hint;
+                }
                 hint.set_lower(kept.saturating_add(state.rest.lower()));
                 if let Some(upper) = state.rest.upper() {
                     hint.set_upper(kept.saturating_add(upper));

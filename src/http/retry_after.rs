@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use ::http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 
-use super::date::{seconds_rounded_up, server_time, whole_number};
+use super::date::{parse_http_date, seconds_rounded_up, server_time, whole_number};
 
 /// Returns the wait that `Retry-After` asks for.
 ///
@@ -29,8 +29,7 @@ pub fn read(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     if let Some(seconds) = whole_number(text) {
         return Some(Duration::from_secs(seconds));
     }
-    let at = httpdate::parse_http_date(text.trim_matches([' ', '\t'])).ok()?;
-    let wait = at.duration_since(server_time(headers, now));
+    let wait = parse_http_date(text)?.duration_since(server_time(headers, now));
     Some(wait.unwrap_or_default())
 }
 

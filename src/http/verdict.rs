@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use ::http::header::{HeaderMap, RETRY_AFTER};
 use ::http::{Method, StatusCode};
 
-use super::idempotency::IDEMPOTENCY_KEY;
+use super::idempotency::has_key;
 use super::{deadline, rate_limit, retry_after};
 use crate::policy::CallOptions;
 use crate::verdict::{ErrorClass, Health, Verdict};
@@ -27,7 +27,7 @@ pub enum Idempotence {
 impl Idempotence {
     /// Returns the idempotence of a request, by method and headers.
     pub fn of(method: &Method, headers: &HeaderMap) -> Self {
-        match headers.contains_key(IDEMPOTENCY_KEY) {
+        match has_key(headers) {
             true => Self::Key,
             false => Self::of_method(method),
         }

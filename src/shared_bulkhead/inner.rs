@@ -141,7 +141,9 @@ impl Inner {
 
     fn end(&self, state: &mut State, now: Instant, after: &mut After) {
         state.serve(now, &mut after.wakers);
-        if let Some(request) = state.block.plan(now, state.needed) {
+        let first = state.waiters.values().next();
+        let first = first.map_or(0, |waiter| waiter.permits);
+        if let Some(request) = state.block.plan(now, state.needed, first) {
             state.requests += 1;
             after.request = Some((state.requests, request, state.block.limit()));
         }

@@ -31,6 +31,8 @@ pub(crate) struct Request {
     pub(crate) permits: u64,
     pub(crate) in_use: u64,
     pub(crate) sent: Instant,
+    /// Whether it returns permits that are too few for the first waiter.
+    gives_way: bool,
 }
 
 /// Mean wait before the next request after the store had too few permits, in nanoseconds.
@@ -84,11 +86,20 @@ impl Block {
         self.in_flight -= permits;
     }
 
-    /// Returns the request to send now, if one is due. `waiting` is the number of permits that waiters need.
-    pub(crate) fn plan(&mut self, now: Instant, waiting: u64) -> Option<Request> {
+    /// Returns the request to send now, if one is due. `waiting` is the number of permits that waiters need, and `first`
+    /// that of the first one.
+    pub(crate) fn plan(&mut self, now: Instant, waiting: u64, first: u64) -> Option<Request> {
         self.peak = self.peak.max(self.in_flight + waiting);
         if self.request.is_some() {
             return None;
+        }
+        // Without calls in flight, permits that do not suffice for the first waiter are idle, and another process may
+        // lack just these. Each process would wait for the others for good.
+        let held = self.held(now);
+        let gives_way = self.in_flight == 0 && (1..first).contains(&held);
+        if gives_way && now < self.scarce_until {
+            self.held = 0;
+            return Some(self.send(now, 0, true));
         }
         let lacks = self.in_flight + waiting > self.held(now) && now >= self.scarce_until;
         let refreshes = now >= self.sent_at.after(self.ttl / 3) && (self.held > 0 || self.peak > 0);
@@ -97,22 +108,30 @@ impl Block {
         }
         // A quarter more than the recent peak, so that few calls need a request.
         let needed = self.peak + self.peak / 4;
-        let permits = needed
-            .min(self.fair.max(1))
-            .max(self.in_flight)
-            .min(self.limit);
-        let request = Request {
-            permits: if self.peak == 0 { 0 } else { permits },
-            in_use: self.in_flight,
-            sent: now,
+        // A call that costs more than a fair part gets it if no other call of this process is in flight.
+        let part = match self.in_flight {
+            0 => self.fair.max(first),
+            _ => self.fair,
         };
+        let permits = needed.min(part.max(1)).max(self.in_flight).min(self.limit);
+        let permits = if self.peak == 0 { 0 } else { permits };
         // Another process may have the permits that are given back before the answer comes, and the answer may
         // get lost.
-        self.held = self.held.min(request.permits);
+        self.held = self.held.min(permits);
         self.peak = self.in_flight;
+        Some(self.send(now, permits, false))
+    }
+
+    const fn send(&mut self, now: Instant, permits: u64, gives_way: bool) -> Request {
+        let request = Request {
+            permits,
+            in_use: self.in_flight,
+            sent: now,
+            gives_way,
+        };
         self.sent_at = now;
         self.request = Some(request);
-        Some(request)
+        request
     }
 
     /// Returns the request in flight.
@@ -133,7 +152,8 @@ impl Block {
         };
         // A process that has asked for the whole limit cannot ask for more.
         let has_all = request.permits >= self.limit;
-        self.scarce_until = match has_all || held.permits < request.permits || held.free == 0 {
+        let is_short = held.permits < request.permits || held.free == 0;
+        self.scarce_until = match has_all || is_short || request.gives_way {
             true => now.after((SCARCE * (0.5 + unit)) as u64),
             false => Instant::ORIGIN,
         };
@@ -179,7 +199,7 @@ mod tests {
     #[test]
     fn permits_expire_at_the_time_to_live_of_the_request() {
         let mut block = Block::new(10, TTL);
-        assert_eq!(block.plan(at(0), 4).unwrap().permits, 5);
+        assert_eq!(block.plan(at(0), 4, 1).unwrap().permits, 5);
         answer(&mut block, at(100), 5, 5, 1);
         assert!(block.admit(at(8999), 5));
         block.release(1);
@@ -189,32 +209,32 @@ mod tests {
     #[test]
     fn a_quiet_process_gives_permits_back() {
         let mut block = Block::new(100, TTL);
-        block.plan(at(0), 40);
+        block.plan(at(0), 40, 1);
         answer(&mut block, at(0), 50, 50, 1);
         assert!(block.admit(at(1), 40));
         block.release(39);
-        assert_eq!(block.plan(at(2999), 0), None);
+        assert_eq!(block.plan(at(2999), 0, 0), None);
         assert_eq!(
-            block.plan(at(3000), 0).unwrap().permits,
+            block.plan(at(3000), 0, 0).unwrap().permits,
             50,
             "40 were needed since"
         );
         answer(&mut block, at(3000), 50, 50, 1);
-        assert_eq!(block.plan(at(6000), 0).unwrap().permits, 1);
+        assert_eq!(block.plan(at(6000), 0, 0).unwrap().permits, 1);
         answer(&mut block, at(6000), 1, 99, 1);
         block.release(1);
-        block.plan(at(9000), 0);
+        block.plan(at(9000), 0, 0);
         answer(&mut block, at(9000), 1, 99, 1);
-        assert_eq!(block.plan(at(12_000), 0).unwrap().permits, 0);
+        assert_eq!(block.plan(at(12_000), 0, 0).unwrap().permits, 0);
     }
 
     #[test]
     fn permits_given_back_are_not_used_while_the_answer_is_missing() {
         let mut block = Block::new(100, TTL);
-        block.plan(at(0), 40);
+        block.plan(at(0), 40, 1);
         answer(&mut block, at(0), 50, 50, 1);
         assert!(block.admit(at(1), 1));
-        assert_eq!(block.plan(at(3000), 0).unwrap().permits, 1);
+        assert_eq!(block.plan(at(3000), 0, 0).unwrap().permits, 1);
         assert!(!block.admit(at(3001), 1), "before the answer");
         block.failed(at(3025), 0.5);
         assert!(!block.admit(at(3026), 1), "after the answer is lost");
@@ -225,13 +245,13 @@ mod tests {
     #[test]
     fn while_permits_are_scarce_a_process_asks_for_its_share() {
         let mut block = Block::new(12, TTL);
-        block.plan(at(0), 12);
+        block.plan(at(0), 12, 1);
         answer(&mut block, at(0), 12, 0, 1);
         assert!(block.admit(at(0), 12));
-        block.plan(at(3000), 20);
+        block.plan(at(3000), 20, 1);
         answer(&mut block, at(3000), 12, 0, 3);
         block.release(10);
-        let request = block.plan(at(6000), 20).unwrap();
+        let request = block.plan(at(6000), 20, 1).unwrap();
         assert_eq!((request.permits, request.in_use), (4, 2));
     }
 }

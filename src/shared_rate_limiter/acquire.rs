@@ -140,6 +140,7 @@ impl<'a> Acquire<'a> {
                         Decided::Rejected(reason, ready) => {
                             hub.reject(now, reason, Some(ready), observer)
                         }
+                        Decided::Never => hub.reject(now, Reason::CostExceedsLimit, None, observer),
                     });
                 }
                 Err(_) if now >= *this.latest => {

@@ -142,7 +142,7 @@ impl SharedRateLimiter {
 
     /// Replaces the quota in this process; the other processes need the same call. Tokens already used stay used. A
     /// lowered quota blocks no key for longer than the new quota takes to fill. The old quota may reject calls for up
-    /// to a second.
+    /// to a second. Calls that wait for more tokens than the new burst are rejected.
     ///
     /// # Errors
     ///
@@ -151,8 +151,9 @@ impl SharedRateLimiter {
         Rules::check(Rules::NAME, "quota", &quota)?;
         let entry = &self.entry;
         let rules = entry.hub.rules(quota);
-        entry.with(entry.hub.base.now(), |state, _, _| {
+        entry.with(entry.hub.base.now(), |state, _, wakers| {
             state.lease.set_rules(rules);
+            state.queue.reject_above(rules.burst, wakers);
             state.is_changed = true;
         });
         Ok(())

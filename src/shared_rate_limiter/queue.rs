@@ -33,6 +33,8 @@ struct Waiter {
 pub(super) enum Decided {
     Admitted,
     Rejected(Reason, Instant),
+    /// The call costs more than a lowered burst.
+    Never,
 }
 
 impl Queue {
@@ -154,6 +156,18 @@ impl Queue {
             }
         }
         if changed {
+            self.wake_first(wakers);
+        }
+    }
+
+    /// Rejects the waiters that cost more than a new burst: they would block all others for good.
+    pub(super) fn reject_above(&mut self, burst: u64, wakers: &mut Vec<Waker>) {
+        let too_large = self.waiters.iter().filter(|(_, it)| it.cost > burst);
+        let tickets: Vec<u64> = too_large.map(|(&ticket, _)| ticket).collect();
+        for ticket in &tickets {
+            self.decide(*ticket, Decided::Never, wakers);
+        }
+        if !tickets.is_empty() {
             self.wake_first(wakers);
         }
     }

@@ -15,10 +15,16 @@ pub struct Snapshot {
     #[cfg_attr(feature = "config", serde(deserialize_with = "crate::forms::name"))]
     pub name: &'static std::primitive::str,
     /// The total timeout, if there is one.
-    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
+    #[cfg_attr(
+        feature = "config",
+        serde(default, with = "crate::forms::optional_duration")
+    )]
     pub total_timeout: Option<Duration>,
     /// The attempt timeout, if there is one.
-    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
+    #[cfg_attr(
+        feature = "config",
+        serde(default, with = "crate::forms::optional_duration")
+    )]
     pub attempt_timeout: Option<Duration>,
     /// The most attempts of a call, the first one included.
     pub max_attempts: u32,

@@ -151,7 +151,8 @@ impl MemoryStore {
 
     /// Steps the store's clock by `micros` microseconds; negative values step backward. Affects only buckets.
     pub fn step_clock(&self, micros: i64) {
-        lock(&self.inner.state).shift += micros;
+        let mut state = lock(&self.inner.state);
+        state.shift = state.shift.saturating_add(micros);
     }
 
     /// Returns the number of requests so far, including failed ones.
@@ -413,5 +414,25 @@ mod tests {
             stored.iter().all(|keys| (100..=1100).contains(keys)),
             "{stored:?}"
         );
+    }
+
+    #[test]
+    fn extreme_requests_and_clocks_do_not_panic() {
+        let clock = ManualClock::new();
+        let store = MemoryStore::new(clock.clone());
+        for micros in [i64::MAX, i64::MAX, i64::MIN, i64::MIN, i64::MIN] {
+            store.step_clock(micros);
+            for quota in [
+                Quota::per_second(10),
+                Quota::per_second(0),
+                Quota::new(1, Duration::ZERO),
+                Quota::new(u64::MAX, Duration::MAX).burst(u64::MAX),
+            ] {
+                let mut take = Take::new("key".into(), quota, u64::MAX);
+                take.spent = u64::MAX;
+                take.give_back = Some((u64::MAX, StoreTime::from_micros(u64::MAX)));
+                store.take(vec![take], Reply::new(|taken| assert!(taken.is_ok())));
+            }
+        }
     }
 }

@@ -38,8 +38,9 @@ pub enum Hold {
 /// connection is dropped in mid-body.
 ///
 /// An adaptive limit learns from the time to the end of the body, and from the status. A request that is dropped, and
-/// the body of a 2xx that is dropped before its end, are overload unless
-/// [`cancel_is_overload`](crate::bulkhead::BulkheadBuilder::cancel_is_overload) is off. The error is [`Error`]; a
+/// the body of a 2xx that is dropped between its first poll and its end, are overload unless
+/// [`cancel_is_overload`](crate::bulkhead::BulkheadBuilder::cancel_is_overload) is off. A body that is dropped without
+/// a poll, as servers do with the answer to a `HEAD`, ends when it is dropped. The error is [`Error`]; a
 /// [`RespondLayer`](super::RespondLayer) outside converts rejections into responses.
 #[derive(Clone, Debug)]
 pub struct BulkheadLayer<C = Once> {
@@ -130,6 +131,7 @@ where
             let mut held = Held {
                 permit: Some(bulkhead.acquire_owned(cx).await?),
                 verdict: None,
+                ends_with_poll: false,
             };
             let response = match service.call(request).await {
                 Ok(response) => response,
@@ -144,8 +146,10 @@ where
             if is_over {
                 held.end(&verdict);
             }
-            // A client that only reads the status of an error drops its body.
-            held.verdict = (!status.is_success()).then_some(verdict);
+            // A client that only reads the status drops the body, and so does a server that answers a `HEAD`. Once it
+            // has begun to read, dropping a 2xx is a cancellation.
+            held.verdict = Some(verdict);
+            held.ends_with_poll = status.is_success();
             let held = (!is_over).then_some((held, verdict));
             Ok(response.map(|body| HeldBody { body, held }))
         })
@@ -158,6 +162,8 @@ struct Held {
     permit: Option<OwnedPermit>,
     /// The verdict if the request is dropped; without one it was cancelled while it ran.
     verdict: Option<Verdict>,
+    /// Whether the verdict ends with the first poll of the body.
+    ends_with_poll: bool,
 }
 
 impl Held {
@@ -199,6 +205,9 @@ impl<B: Body> Body for HeldBody<B> {
         task: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
+        if let Some((held, _)) = this.held.as_mut().filter(|(held, _)| held.ends_with_poll) {
+            held.verdict = None;
+        }
         let frame = ready!(this.body.as_mut().poll_frame(task));
         let verdict_of_end = match &frame {
             // A body at its end may not be polled again, so its permit is released now.

@@ -13,8 +13,24 @@ const GOOD: &str = r#"
 "#;
 
 /// Broken files, and the message that each leads to.
-const BROKEN: [(&str, &str); 46] = [
+const BROKEN: [(&str, &str); 50] = [
     // Shapes.
+    (
+        "[clients.a]\ntotal_timeout = -1",
+        "clients.a.total_timeout: must be a duration such as \"1h30m\", \"1.5s\", or \"unlimited\", is -1",
+    ),
+    (
+        "[clients.a]\ntotal_timeout = nan",
+        "clients.a.total_timeout: must be a duration such as \"1h30m\", \"1.5s\", or \"unlimited\", is NaN",
+    ),
+    (
+        "[clients.a]\ntotal_timeout = \" 1.5 \"",
+        "clients.a.total_timeout: must be a duration with its unit: say \"1.5s\", is \" 1.5 \"",
+    ),
+    (
+        "[clients.a.breaker]\ntrip_on = []",
+        "clients.a.breaker.trip_on: must have at least one rule, is []",
+    ),
     ("", "clients: must be given"),
     ("clients = 3", "clients: must be a table, is 3"),
     ("[clients]\na = 1", "clients.a: must be a table, is 1"),

@@ -37,31 +37,43 @@ fn the_schema_of_the_documentation_is_that_of_the_code() {
 
 /// Checks a value against as much of JSON Schema as ours uses. Returns what does not fit.
 fn misfit(root: &Json, schema: &Json, value: &Json, path: &str) -> Option<String> {
+    let fits = |schema: &Json| misfit(root, schema, value, path).is_none();
+    if schema == &Json::Bool(false) {
+        return Some(format!("{path}: is not allowed"));
+    }
     if let Some(target) = schema.get("$ref").and_then(Json::as_str) {
         let target = root.pointer(target.strip_prefix('#').unwrap()).unwrap();
-        return misfit(root, target, value, path);
+        if let Some(found) = misfit(root, target, value, path) {
+            return Some(found);
+        }
     }
     if let Some(choices) = schema.get("anyOf").and_then(Json::as_array) {
-        let misfits: Vec<_> = choices
-            .iter()
-            .map(|it| misfit(root, it, value, path))
-            .collect();
-        return match misfits.iter().any(Option::is_none) {
-            true => None,
-            false => Some(format!("{path}: {misfits:?}")),
-        };
+        if !choices.iter().any(fits) {
+            let all: Vec<_> = choices
+                .iter()
+                .map(|it| misfit(root, it, value, path))
+                .collect();
+            return Some(format!("{path}: {all:?}"));
+        }
     }
-    if let Some(one) = schema.get("const") {
-        return (one != value).then(|| format!("{path}: is not {one}"));
+    if let Some(condition) = schema.get("if") {
+        let then = if fits(condition) { "then" } else { "else" };
+        if let Some(found) = misfit(root, &schema[then], value, path) {
+            return Some(found);
+        }
+    }
+    if let Some(one) = schema.get("const").filter(|one| *one != value) {
+        return Some(format!("{path}: is not {one}"));
     }
     let is_type = match schema.get("type").and_then(Json::as_str) {
+        None => true,
         Some("object") => value.is_object(),
         Some("array") => value.is_array(),
         Some("string") => value.is_string(),
         Some("boolean") => value.is_boolean(),
         Some("integer") => value.is_u64(),
         Some("number") => value.is_number(),
-        other => panic!("{path}: {other:?} in {schema}"),
+        Some(other) => panic!("{path}: {other} in {schema}"),
     };
     if !is_type {
         return Some(format!("{path}: is no {}", schema["type"]));
@@ -71,30 +83,30 @@ fn misfit(root: &Json, schema: &Json, value: &Json, path: &str) -> Option<String
             return Some(format!("{path}: is none of {names:?}"));
         }
     }
-    if let Some(values) = value.as_array() {
-        return values
-            .iter()
-            .find_map(|one| misfit(root, &schema["items"], one, path));
+    if let (Some(most), Some(number)) = (schema.get("maximum"), value.as_u64()) {
+        if number > most.as_u64().unwrap() {
+            return Some(format!("{path}: is above {most}"));
+        }
     }
+    if let (Some(items), Some(values)) = (schema.get("items"), value.as_array()) {
+        return values.iter().find_map(|one| misfit(root, items, one, path));
+    }
+    let table = value.as_object()?;
     let required = schema.get("required").and_then(Json::as_array);
     for key in required.into_iter().flatten() {
-        if value.get(key.as_str().unwrap()).is_none() {
+        if !table.contains_key(key.as_str().unwrap()) {
             return Some(format!("{path}: lacks {key}"));
         }
     }
-    value
-        .as_object()
-        .into_iter()
-        .flatten()
-        .find_map(|(key, one)| {
-            let path = format!("{path}.{key}");
-            let more = schema.get("additionalProperties");
-            match schema.get("properties").and_then(|all| all.get(key)) {
-                Some(schema) => misfit(root, schema, one, &path),
-                None if more == Some(&Json::Bool(false)) => Some(format!("{path}: is unknown")),
-                None => misfit(root, more.unwrap(), one, &path),
-            }
-        })
+    table.iter().find_map(|(key, one)| {
+        let path = format!("{path}.{key}");
+        let more = schema.get("additionalProperties");
+        match schema.get("properties").and_then(|all| all.get(key)) {
+            Some(schema) => misfit(root, schema, one, &path),
+            None if more == Some(&Json::Bool(false)) => Some(format!("{path}: is unknown")),
+            None => misfit(root, more?, one, &path),
+        }
+    })
 }
 
 #[test]
@@ -392,5 +404,65 @@ fn every_setter_of_every_builder_is_a_setting() {
             .iter()
             .any(|(of, name)| (*builder == "*" || of == builder) && name == setter);
         assert!(exists, "{builder}::{setter} ({reason})");
+    }
+}
+
+/// The keys of a quota and of a budget depend on each other.
+#[test]
+fn the_schema_of_dependent_keys_accepts_what_the_code_reads() {
+    let schema = schema();
+    let budget = &schema["$defs"]["StandardSettings"]["properties"]["budget"];
+    for (table, fits) in [
+        (r#"{ "ratio": 0.1, "floor_per_second": 3 }"#, true),
+        (r#"{ "ratio": 0.1, "floor": 3 }"#, false),
+        (
+            r#"{ "kind": "percentage", "ratio": 0.1, "floor": 3 }"#,
+            true,
+        ),
+    ] {
+        let value: Json = serde_json::from_str(table).unwrap();
+        assert_eq!(
+            misfit(&schema, budget, &value, "").is_none(),
+            fits,
+            "{table}"
+        );
+        let read: Result<backstop::config::StandardSettings, _> =
+            serde_json::from_value(serde_json::json!({ "budget": value }));
+        assert_eq!(read.is_ok(), fits, "{table}");
+    }
+    let quota = &schema["$defs"]["LimiterSettings"]["properties"]["quota"];
+    for (table, fits) in [
+        (r#"{ "tokens": 5, "per": "1s" }"#, true),
+        (r#"{ "tokens": 5 }"#, false),
+        (r#"{ "per": "1s" }"#, false),
+        (r#"{ "tokens": 5, "per": "1M", "burst": 7 }"#, true),
+        (
+            r#"{ "tokens": 5, "per": "1s", "algorithm": "leaky_bucket" }"#,
+            false,
+        ),
+        (
+            r#"{ "tokens": 5, "per": "1s", "algorithm": "leaky_bucket", "queue": 3 }"#,
+            true,
+        ),
+        (r#"{ "tokens": 5, "per": "1s", "queue": 3 }"#, false),
+        (
+            r#"{ "tokens": 5, "per": "1s", "warm_up": { "within": "3s" } }"#,
+            false,
+        ),
+        (
+            r#"{ "tokens": 5, "per": "1s", "warm_up": { "within": "3s", "cold": 3 } }"#,
+            true,
+        ),
+        (r#"{ "tokens": 5, "per": "1s", "unit": 3 }"#, false),
+    ] {
+        let value: Json = serde_json::from_str(table).unwrap();
+        assert_eq!(
+            misfit(&schema, quota, &value, "").is_none(),
+            fits,
+            "{table}"
+        );
+        let read: Result<backstop::config::LimiterSettings, _> =
+            serde_json::from_value(serde_json::json!({ "quota": value }));
+        assert_eq!(read.is_ok(), fits, "{table}");
     }
 }

@@ -15,6 +15,10 @@ fn round_trip<S: Serialize + DeserializeOwned + PartialEq + Debug>(snapshot: &S)
     let text = serde_json::to_string(snapshot).unwrap();
     let back: S = serde_json::from_str(&text).unwrap();
     assert_eq!(back, *snapshot, "{text}");
+    // TOML leaves out what is absent.
+    let text = toml::to_string(snapshot).unwrap();
+    let back: S = toml::from_str(&text).unwrap();
+    assert_eq!(back, *snapshot, "{text}");
 }
 
 #[test]

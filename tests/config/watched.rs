@@ -294,3 +294,18 @@ fn a_watch_ends_with_its_registry() {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(watch.as_mut().poll(&mut cx).is_ready());
 }
+
+#[test]
+fn a_byte_order_mark_is_skipped_in_every_format() {
+    let folder = Folder::new("mark");
+    let path = folder.join("clients");
+    fs::write(&path, "\u{feff}{ \"clients\": { \"a\": {} } }").unwrap();
+    let builder = Registry::builder().clock(ManualClock::new());
+    let clients = builder
+        .clone()
+        .open(&path, |text| serde_json::from_str(text));
+    assert_eq!(clients.unwrap().names(), ["a"]);
+    fs::write(&path, format!("\u{feff}{}", text(1))).unwrap();
+    let clients = builder.open(&path, |text| toml::from_str(text)).unwrap();
+    assert_eq!(clients.names(), ["a"]);
+}

@@ -201,6 +201,21 @@ fn older_dialects_are_read() {
         ]),
         ("requests".into(), None, Some(3), Some(seconds(1)))
     );
+    // Reddit.
+    assert_eq!(
+        read(&[
+            ("x-ratelimit-remaining", "0.0"),
+            ("x-ratelimit-reset", "420")
+        ]),
+        (String::new(), None, Some(0), Some(seconds(420)))
+    );
+    for malformed in [".0", "1.", "1.2.3", "1.x", "-1.0", "1e3"] {
+        let fields = headers(&[("x-ratelimit-remaining", malformed)]);
+        assert!(
+            rate_limit::limits(&fields, noon()).is_empty(),
+            "{malformed}"
+        );
+    }
     // Milliseconds since 1970, measured from the server's Date.
     assert_eq!(
         read(&[

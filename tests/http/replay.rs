@@ -334,3 +334,68 @@ fn the_last_copy_keeps_nothing_though_its_body_was_pending() {
         assert_eq!(next(&mut copy), None);
     }
 }
+
+/// A body that knows when it has ended or failed, as those of HTTP clients do.
+struct Knowing(Fed, bool);
+
+impl Body for Knowing {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let polled = Pin::new(&mut self.0).poll_frame(task);
+        self.1 = matches!(polled, Poll::Ready(None | Some(Err(_))));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.1
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.1 {
+            true => SizeHint::with_exact(0),
+            false => SizeHint::default(),
+        }
+    }
+}
+
+/// A client that takes a copy for complete sends part of the body as all of it.
+#[test]
+fn a_copy_that_lacks_a_part_of_the_body_does_not_seem_complete() {
+    for (limit, fails) in [(3, false), (100, true)] {
+        let (feed, body) = mpsc::unbounded();
+        let body = Knowing(Fed(body), false);
+        let replay = Replay::new(body, limit).ok().unwrap();
+        let (mut first, mut second) = (replay.copy().unwrap(), replay.copy().unwrap());
+        send(&feed, "abcd");
+        if fails {
+            feed.unbounded_send(Err(std::io::Error::other("broken")))
+                .unwrap();
+        }
+        drop(feed);
+        let read = |body: &mut ReplayBody<Knowing>| {
+            let polled = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()));
+            let Poll::Ready(frame) = polled else {
+                panic!("not ready");
+            };
+            frame.map(|frame| frame.is_ok())
+        };
+        assert_eq!(read(&mut first), Some(true));
+        assert_eq!(read(&mut first), fails.then_some(false));
+        assert_eq!(first.is_end_stream(), !fails);
+        let lacks = |second: &ReplayBody<Knowing>| {
+            assert!(!second.is_end_stream(), "{limit}");
+            assert_eq!(second.size_hint().exact(), None, "{limit}");
+        };
+        lacks(&second);
+        if fails {
+            assert_eq!(read(&mut second), Some(true));
+            lacks(&second);
+        }
+        assert_eq!(read(&mut second), Some(false));
+    }
+}

@@ -49,6 +49,34 @@ fn seconds_are_digits_only() {
 fn a_past_date_is_zero() {
     assert_eq!(read("Sat, 28 Nov 2026 11:00:00 GMT"), Some(seconds(0)));
     assert_eq!(read("Thu, 01 Jan 1970 00:00:00 GMT"), Some(seconds(0)));
+    for before_1970 in [
+        "Mon, 01 Jan 1601 00:00:00 GMT",
+        "Wed, 31 Dec 1969 23:59:59 GMT",
+        "Thu Feb 29 12:00:00 1968",
+    ] {
+        assert_eq!(read(before_1970), Some(seconds(0)), "{before_1970}");
+    }
+}
+
+#[test]
+fn a_leap_second_ends_a_minute() {
+    for date in [
+        "Sat, 28 Nov 2026 12:00:60 GMT",
+        "Saturday, 28-Nov-26 12:00:60 GMT",
+        "Sat Nov 28 12:00:60 2026",
+    ] {
+        assert_eq!(read(date), Some(seconds(60)), "{date}");
+    }
+    for malformed in [
+        "Sat, 28 Nov 2026 12:60:00 GMT",
+        "Sat, 28 Nov 2026 12:00:61 GMT",
+        "Sat, 28 Nov 2026 :60 GMT",
+        "Sat, 28 Nov 1600",
+        "Sat, 28 Nov 1026 12:00:00 GMT",
+        "Mon, 28 Nov 2026 12:00:00 GMT",
+    ] {
+        assert_eq!(read(malformed), None, "{malformed}");
+    }
 }
 
 #[test]
@@ -59,6 +87,11 @@ fn dates_are_measured_by_the_clock_of_the_server() {
         ("retry-after", "Sat, 28 Nov 2026 13:00:30 GMT"),
     ]);
     assert_eq!(retry_after::read(&ahead, noon()), Some(seconds(30)));
+    let before_1970 = headers(&[
+        ("date", "Mon, 01 Jan 1601 00:00:00 GMT"),
+        ("retry-after", "Mon, 01 Jan 1601 00:00:30 GMT"),
+    ]);
+    assert_eq!(retry_after::read(&before_1970, noon()), Some(seconds(30)));
     let malformed = headers(&[
         ("date", "today"),
         ("retry-after", "Sat, 28 Nov 2026 12:00:30 GMT"),

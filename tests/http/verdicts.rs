@@ -213,6 +213,18 @@ fn the_users_own_key_wins() {
 }
 
 #[test]
+fn an_empty_field_is_no_key() {
+    for empty in ["", " \t"] {
+        let mut map = headers(&[("idempotency-key", empty)]);
+        let sent = Idempotence::of(&Method::POST, &map);
+        assert_eq!(sent, Idempotence::None, "{empty:?}");
+        idempotency::ensure(&Method::POST, &mut map);
+        assert_eq!(Idempotence::of(&Method::POST, &map), Idempotence::Key);
+        assert_eq!(map.get_all("idempotency-key").iter().count(), 1);
+    }
+}
+
+#[test]
 fn keys_are_random_uuids() {
     let keys: std::collections::HashSet<String> =
         (0..10_000).map(|_| Key::new().to_string()).collect();

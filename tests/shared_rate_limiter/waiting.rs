@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use backstop::shared_rate_limiter::SyncMode;
 use backstop::store::Fault;
 use backstop::store::MemoryStore;
 use backstop::{
@@ -180,6 +181,39 @@ fn a_waiter_looks_again_when_an_answer_comes_and_not_when_its_time_is_over() {
     clock.block_on(limiter.acquire()).unwrap();
     let now = backstop::Clock::now(&clock).as_nanos();
     assert!(now <= 200_000_000, "{now} ns");
+}
+
+#[test]
+fn a_lowered_quota_rejects_the_waiters_that_cost_more_than_its_burst() {
+    for mode in [SyncMode::Leased, SyncMode::Exact] {
+        let clock = ManualClock::new();
+        let limiter = SharedRateLimiter::builder()
+            .store(MemoryStore::new(clock.clone()))
+            .key("key")
+            .quota(Quota::per_second(100))
+            .sync(mode)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        clock.block_on(limiter.try_acquire_n(100)).unwrap();
+        let (mut large, mut small) = (
+            Box::pin(limiter.acquire_n(100)),
+            Box::pin(limiter.acquire_n(10)),
+        );
+        assert!(poll(large.as_mut()).is_pending() && poll(small.as_mut()).is_pending());
+        limiter.set_quota(Quota::per_second(10)).unwrap();
+        let Poll::Ready(Err(rejected)) = poll(large.as_mut()) else {
+            panic!("the large call still waits, {mode:?}");
+        };
+        assert_eq!(rejected.reason(), Reason::CostExceedsLimit);
+        for _ in 0..30 {
+            clock.advance(100 * MILLISECOND);
+            if poll(small.as_mut()).is_ready() {
+                break;
+            }
+        }
+        assert_eq!(limiter.snapshot().waiting, 0, "{mode:?}");
+    }
 }
 
 #[cfg(feature = "tokio")]

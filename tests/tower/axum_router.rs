@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
+use backstop::bulkhead::limit::Aimd;
 use backstop::http::ClassifyResponses;
 use backstop::tower::{BulkheadLayer, PolicyLayer, RateLimitLayer, RespondLayer, key};
 use backstop::{
@@ -166,4 +167,22 @@ async fn a_thousand_connections_at_a_hundred_a_second() {
         "{seconds:?}"
     );
     assert!(rejected.load(Ordering::Relaxed) > 10_000);
+}
+
+/// A server drops the body of the answer to a `HEAD` without a poll: health checks of load balancers do not lower the
+/// limit.
+#[tokio::test(start_paused = true)]
+async fn head_requests_are_no_overload_for_an_adaptive_limit() {
+    let limit = Aimd::builder().initial(10).max(10).build().unwrap();
+    let bulkhead = Bulkhead::builder().adaptive(limit).build().unwrap();
+    let mut router: Router = Router::new()
+        .route("/", get(|| async { "hello" }))
+        .layer((RespondLayer::new(), BulkheadLayer::new(bulkhead.clone())));
+    for _ in 0..30 {
+        let request = Request::head("/").body(Body::empty()).unwrap();
+        assert_eq!(router.call(request).await.unwrap().status(), 200);
+        tokio::time::advance(ms(10)).await;
+    }
+    let snapshot = bulkhead.snapshot();
+    assert_eq!((snapshot.limit, snapshot.in_flight), (10, 0));
 }

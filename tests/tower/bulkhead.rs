@@ -215,11 +215,21 @@ async fn a_request_or_a_body_that_is_dropped_is_an_overload_for_an_adaptive_limi
             Ok::<_, ()>(response.body(three_frames(false)).unwrap())
         })
     };
-    // A client that only looks at the status of an error drops its body.
-    for (status, is_overload) in [(200, true), (404, false), (429, false)] {
+    // A client that only looks at the status drops the body without a poll.
+    for (status, reads, is_overload) in [
+        (200, true, true),
+        (200, false, false),
+        (404, true, false),
+        (404, false, false),
+        (429, false, false),
+    ] {
         let bulkhead = adaptive().build().unwrap();
         let mut service = BulkheadLayer::new(bulkhead.clone()).layer(answers(status));
-        drop(body_of(&mut service).await);
+        let mut body = body_of(&mut service).await;
+        if reads {
+            assert!(body.frame().await.unwrap().is_ok());
+        }
+        drop(body);
         let limit = bulkhead.snapshot().limit;
         assert_eq!(limit < 10, is_overload, "{status}: {limit}");
         assert_eq!(in_flight(&bulkhead), 0);

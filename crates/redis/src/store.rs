@@ -186,7 +186,7 @@ impl<S: Source> Worker<S> {
         match timeout(self.response_timeout, sent).await {
             Ok(Ok(value)) => request.answer(&value),
             Ok(Err(error)) => {
-                if error.is_unrecoverable_error() || error.is_io_error() {
+                if error.is_unrecoverable_error() || error.is_io_error() || is_demoted(&error) {
                     self.source.broke(number, &error);
                 }
                 request.fail(StoreError::new(error));
@@ -215,6 +215,13 @@ impl<S: Source> Worker<S> {
             result => result,
         }
     }
+}
+
+/// Returns whether the server rejects writes because it has become a replica. Another connection, by the name of the
+/// primary, leads to the promoted server. Versions before 7 put the code into the text of an error of the script.
+fn is_demoted(error: &RedisError) -> bool {
+    const CODE: &str = "READONLY";
+    error.code() == Some(CODE) || error.detail().is_some_and(|text| text.contains(CODE))
 }
 
 /// Some connections return errors of the server as values.

@@ -48,7 +48,9 @@ for i, key in ipairs(KEYS) do
   end
   missing = math.min(missing + granted * token, full)
   total = total + granted
-  if missing > 0 then
+  -- A request for nothing may be a probe of a lost store. It writes, because a server that answers only reads, such as a
+  -- replica or one without memory, is still lost.
+  if missing > 0 or tonumber(ARGV[(i - 1) * 7 + 3]) == 0 then
     -- Expires a second after the bucket is full, when it is equal to a new one.
     local life = math.ceil(missing / 1000) + 1000
     redis.call('SET', key, string.format('%.17g %.0f %.0f', missing, now, total), 'PX', string.format('%.0f', life))

@@ -38,7 +38,9 @@ impl Bucket {
     pub(crate) fn prepare(self, now: StoreTime, take: &Take) -> Prepared {
         let (token, full) = scale(&take.quota);
         let micros = now.as_micros();
-        let mut missing = (self.missing - micros.saturating_sub(self.at) as f64).clamp(0.0, full);
+        // Not `clamp`, which panics if a quota that no builder has checked has no time to fill.
+        let passed = micros.saturating_sub(self.at) as f64;
+        let mut missing = (self.missing - passed).max(0.0).min(full);
         if let Some((tokens, taken_at)) = take.give_back {
             let refilled = micros.saturating_sub(taken_at.as_micros()) as f64;
             let credit = (tokens as f64 * token - refilled).max(0.0);
@@ -50,7 +52,7 @@ impl Bucket {
             bucket: Self {
                 missing,
                 at: micros,
-                total: self.total + take.spent,
+                total: self.total.saturating_add(take.spent),
             },
             token,
             full,
@@ -75,7 +77,7 @@ impl Prepared {
         let granted = if grants { take.ask.min(self.free) } else { 0 };
         let bucket = &mut self.bucket;
         bucket.missing = (bucket.missing + granted as f64 * self.token).min(self.full);
-        bucket.total += granted;
+        bucket.total = bucket.total.saturating_add(granted);
         let held = self.full - bucket.missing;
         let needed = take.at_least.max(1) as f64 * self.token;
         let taken = Taken {
