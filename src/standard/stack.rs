@@ -240,7 +240,7 @@ impl Kept {
         floor_per_second: u32,
     ) -> Result<RetryBudget, ConfigError> {
         let budget = RetryBudget::percentage().ratio(ratio);
-        let budget = budget.floor(floor_per_second);
+        let budget = budget.floor(floor_per_second).name(site.name);
         // Built even if the old one stays in use, so that invalid settings are reported.
         let budget = budget.clock(site.clock.clone()).build()?;
         Ok(self.budget.get_or_insert(budget).clone())
