@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::count::Count;
 use super::{Ending, Event};
+use crate::error::Because;
 use crate::instant::Rounded;
 
 impl fmt::Display for Event {
@@ -42,13 +43,15 @@ impl fmt::Display for Event {
                 retry_after,
                 ..
             } => {
-                write!(f, "rejected a call: {reason}")?;
+                write!(f, "rejected a call{}", Because(*reason))?;
                 match retry_after {
                     Some(after) => write!(f, ", retry after {}", Rounded(*after)),
                     None => Ok(()),
                 }
             }
-            Self::WouldReject { reason, .. } => write!(f, "would have rejected a call: {reason}"),
+            Self::WouldReject { reason, .. } => {
+                write!(f, "would have rejected a call{}", Because(*reason))
+            }
             Self::Waited { waited, .. } => {
                 write!(f, "admitted a call after it waited {}", Rounded(*waited))
             }
@@ -107,7 +110,7 @@ mod tests {
     use super::super::{
         ConfigEvent, Ending, EndpointEvent, Event, HedgeEvent, LetterEvent, NodeName, StoreEvent,
     };
-    use crate::error::Reason;
+    use crate::error::{Reason, Rejected};
 
     #[test]
     fn numbers_have_the_noun_that_fits() {
@@ -185,6 +188,16 @@ mod tests {
             text(Ending::TimedOut),
             "cache: replaced the result of a call that timed out"
         );
+    }
+
+    #[test]
+    fn a_reason_of_ones_own_is_the_name_of_the_policy() {
+        let rejected = Rejected::new("maintenance", Reason::Custom);
+        assert_eq!(rejected.to_string(), "rejected by maintenance");
+        let event = Event::rejected(&rejected);
+        assert_eq!(event.to_string(), "maintenance: rejected a call");
+        let event = Event::would_reject(&rejected);
+        assert_eq!(event.to_string(), "maintenance: would have rejected a call");
     }
 
     #[test]
