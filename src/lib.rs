@@ -128,7 +128,7 @@
 //! | `stream` | yes | [`Transitions`](circuit_breaker::Transitions) as a `Stream` |
 //! | `fast-clock` | no | `FastClock`: reads the CPU's counter and keeps timers registered between calls |
 //! | `chaos` | no | `Chaos`: fault injection |
-//! | `config` | no | `config`: settings of every builder from files, stacks by name, live reload |
+//! | `config` | no | `config`: settings of every builder from files, stacks by name, live reload; snapshots as serde values |
 //! | `schema` | no | `config::schema`: the JSON schema of these files |
 //! | `http` | no | `http`: verdicts of responses, `Retry-After`, rate limits, deadlines, and keys in headers |
 //! | `tower` | no | `tower`: layers for tower services, such as those of axum |

@@ -188,7 +188,15 @@ impl Bulkhead {
     /// # Cancel safety
     ///
     /// As for [`acquire`](Self::acquire).
-    pub async fn acquire_owned(self, cx: Context) -> Result<OwnedPermit, Rejected> {
+    pub fn acquire_owned(
+        &self,
+        cx: Context,
+    ) -> impl Future<Output = Result<OwnedPermit, Rejected>> + use<> {
+        self.clone().into_permit(cx)
+    }
+
+    /// Like [`acquire_owned`](Self::acquire_owned), but the permit takes this handle and not a clone of it.
+    pub(crate) async fn into_permit(self, cx: Context) -> Result<OwnedPermit, Rejected> {
         let permit = AcquirePermit::new(&self.inner, self.partition, cx).await?;
         let raw = permit.into_raw();
         Ok(OwnedPermit {

@@ -121,10 +121,22 @@ impl fmt::Debug for Rejected {
 
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rejected by {}: {}", self.policy, self.reason())?;
+        write!(f, "rejected by {}{}", self.policy, Because(self.reason()))?;
         match self.retry_after() {
             Some(after) => write!(f, ", retry after {}", Rounded(after)),
             None => Ok(()),
+        }
+    }
+}
+
+/// A reason after what was rejected. Nothing for [`Reason::Custom`], which the name of the policy explains.
+pub(crate) struct Because(pub(crate) Reason);
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Reason::Custom => Ok(()),
+            reason => write!(f, ": {reason}"),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::count::Count;
+
 /// Something that happened to the settings of a registry of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -36,16 +38,15 @@ impl fmt::Display for ConfigEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Applied { clients, changed } => {
-                write!(f, "applied settings: {clients} clients, {changed} changed")
+                let clients = Count(*clients, "client", "clients");
+                write!(f, "applied settings: {clients}, {changed} changed")
             }
             Self::Rejected { problems: 0 } => {
                 f.write_str("could not read settings, kept the former ones")
             }
             Self::Rejected { problems } => {
-                write!(
-                    f,
-                    "rejected settings with {problems} mistakes, kept the former ones"
-                )
+                let problems = Count(*problems, "mistake", "mistakes");
+                write!(f, "rejected settings with {problems}, kept the former ones")
             }
         }
     }

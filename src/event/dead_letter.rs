@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::count::Count;
+
 /// An event of a dead letter queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -92,7 +94,13 @@ impl fmt::Display for LetterEvent {
             Self::Stored { id } => write!(f, "stored letter {id}"),
             Self::NotStored { reason } => write!(f, "could not store a letter: {reason}"),
             Self::Evicted { id, cause } => write!(f, "evicted letter {id}: {cause}"),
-            Self::Parked { id, replays } => write!(f, "parked letter {id} after {replays} replays"),
+            Self::Parked { id, replays } => {
+                write!(
+                    f,
+                    "parked letter {id} after {}",
+                    Count(*replays, "replay", "replays")
+                )
+            }
             Self::ReplayFinished {
                 end,
                 delivered,
@@ -102,9 +110,16 @@ impl fmt::Display for LetterEvent {
                 "replay ended ({end}): {delivered} delivered, {failed} failed"
             ),
             Self::TornTail { bytes } => {
-                write!(f, "removed {bytes} bytes of a write that was cut off")
+                let bytes = Count(*bytes, "byte", "bytes");
+                write!(f, "removed {bytes} of a write that was cut off")
             }
-            Self::Damaged { lines } => write!(f, "skipped {lines} damaged lines"),
+            Self::Damaged { lines } => {
+                write!(
+                    f,
+                    "skipped {}",
+                    Count(*lines, "damaged line", "damaged lines")
+                )
+            }
             Self::MaintenanceFailed { error } => {
                 write!(f, "could not delete or rewrite a file: {error}")
             }

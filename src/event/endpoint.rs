@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::count::Count;
 use crate::instant::Rounded;
 
 /// An event of an endpoint, or of all endpoints of a priority.
@@ -122,7 +123,8 @@ impl fmt::Display for EndpointEvent {
             Self::Unhealthy { node } => write!(f, "health checks of {node} failed"),
             Self::Healthy { node } => write!(f, "{node} counts as healthy again"),
             Self::Draining { node, in_flight } => {
-                write!(f, "drains {node}, {in_flight} calls in flight")
+                let calls = Count(*in_flight, "call", "calls");
+                write!(f, "drains {node}, {calls} in flight")
             }
             Self::PanicStarted { priority } => {
                 write!(

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::count::Count;
 use crate::instant::Rounded;
 
 /// An event of a hedge, for one call.
@@ -69,7 +70,7 @@ impl fmt::Display for HedgeEvent {
             }
             Self::Won { copy } => write!(f, "copy {copy} was faster"),
             Self::Saved { copy } => write!(f, "copy {copy} replaced a failure"),
-            Self::Lost { copies } => write!(f, "{copies} copies in vain"),
+            Self::Lost { copies } => write!(f, "{} in vain", Count(*copies, "copy", "copies")),
             Self::NotSent { reason } => write!(f, "no copy: {reason}"),
         }
     }

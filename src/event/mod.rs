@@ -57,6 +57,7 @@ use crate::verdict::Verdict;
 
 mod circuit;
 mod config;
+mod count;
 mod dead_letter;
 mod display;
 mod ending;

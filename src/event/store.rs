@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::instant::Rounded;
+
 /// A change of the connection to a store, as observed by a shared limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -31,7 +33,7 @@ impl fmt::Display for StoreEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost => f.write_str("lost its store"),
-            Self::Back { after } => write!(f, "has its store back after {after:?}"),
+            Self::Back { after } => write!(f, "has its store back after {}", Rounded(*after)),
         }
     }
 }

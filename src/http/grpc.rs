@@ -25,6 +25,10 @@ pub const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms
 /// `grpc-retry-pushback-ms` replaces the delay of a retry and resets the backoff. A negative or malformed value
 /// forbids the retry. The delay in a `RetryInfo` is not read; [`Verdict::after`] adds it.
 ///
+/// tonic ends a call with `CANCELLED`, and not with `DEADLINE_EXCEEDED`, when the time of `Request::set_timeout` is over. So
+/// that a server that hangs counts as a failure, and its calls are retried, the timeout of the policy must end the call: set
+/// that of the request to a little more than [`Attempt::remaining`](crate::Attempt::remaining), such as 10 ms.
+///
 /// A call with any of these codes may have been executed, so set whether it is [idempotent](crate::CallOptions::idempotent).
 pub fn verdict(code: i32, metadata: &HeaderMap) -> Verdict {
     let verdict = match code {

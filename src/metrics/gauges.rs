@@ -91,7 +91,7 @@ gauges! {
         let mut readings = it.breaker.iter().flat_map(of_breaker).collect::<Vec<_>>();
         readings.extend(it.limiter.iter().flat_map(of_limiter));
         let budget = it.budget.iter().flat_map(of_budget);
-        // The stack's own budget has no name, so its readings get that of the stack.
+        // A budget that other policies share has a name of its own; here it is the budget of this stack.
         readings.extend(budget.map(|reading| Reading {
             policy: it.name,
             ..reading

@@ -163,29 +163,33 @@ fn mistake_of_pair(
             Some("attempts multiply, which turns an outage into a storm; retry at one layer")
         }
         (LayerKind::CircuitBreaker, LayerKind::Retry { .. }) => Some(
-            "the breaker sees one result for all attempts, and an open circuit ends no retries; put it inside",
+            "the breaker sees one result for all attempts, and an open circuit ends no retries; \
+             put the breaker inside the retry",
         ),
-        (LayerKind::Bulkhead { adaptive: true }, LayerKind::Retry { .. }) => {
-            Some("it would count the waits between attempts as latency; put it inside the retry")
-        }
+        (LayerKind::Bulkhead { adaptive: true }, LayerKind::Retry { .. }) => Some(
+            "the bulkhead would count the waits between attempts as latency; \
+             put the bulkhead inside the retry",
+        ),
         (LayerKind::RateLimiter, LayerKind::Bulkhead { .. }) => Some(
             "calls that the bulkhead rejects, or that are cancelled while they wait for it, have \
              already spent their tokens; put the limiter inside the bulkhead",
         ),
         (LayerKind::LoadShedder { queue_delay: true }, LayerKind::Bulkhead { .. }) => Some(
-            "it sheds by how long calls have waited before it, and they wait inside; put it inside the bulkhead",
+            "the shedder sheds by how long calls have waited before it, and they wait inside; \
+             put the shedder inside the bulkhead",
         ),
-        (LayerKind::Endpoints, LayerKind::Retry { .. }) => {
-            Some("all attempts of a call would go to one endpoint; put the endpoints inside")
-        }
-        (LayerKind::Endpoints, LayerKind::Hedge) => {
-            Some("all copies of a call would go to one endpoint; put the endpoints inside")
-        }
-        (LayerKind::Chaos, LayerKind::Endpoints) => {
-            Some("injected faults would say nothing about any endpoint; put the chaos inside")
-        }
+        (LayerKind::Endpoints, LayerKind::Retry { .. }) => Some(
+            "all attempts of a call would go to one endpoint; put the endpoints inside the retry",
+        ),
+        (LayerKind::Endpoints, LayerKind::Hedge) => Some(
+            "all copies of a call would go to one endpoint; put the endpoints inside the hedge",
+        ),
+        (LayerKind::Chaos, LayerKind::Endpoints) => Some(
+            "injected faults would say nothing about any endpoint; put the chaos inside the endpoints",
+        ),
         (LayerKind::Throttle, LayerKind::Retry { .. }) => Some(
-            "it counts one request where there are several, and does not see retries; put it inside",
+            "the throttle counts one request where there are several, and does not see retries; \
+             put the throttle inside the retry",
         ),
         (LayerKind::Hedge, LayerKind::Retry { .. }) => Some(
             "each copy would be retried, and its backoff counts as latency; put the hedge inside the retry",
@@ -194,11 +198,12 @@ fn mistake_of_pair(
             Some("only one of them hedges: copies are not copied")
         }
         (LayerKind::Retry { .. }, LayerKind::Fallback) => {
-            Some("there is nothing left to retry; put the fallback outside")
+            Some("there is nothing left to retry; put the fallback outside the retry")
         }
-        (LayerKind::CircuitBreaker, LayerKind::Coalesce) => {
-            Some("it counts a shared result once for each call that gets it; put it inside")
-        }
+        (LayerKind::CircuitBreaker, LayerKind::Coalesce) => Some(
+            "the breaker counts a shared result once for each call that gets it; \
+             put the breaker inside the coalesce",
+        ),
         _ => None,
     }
 }
@@ -249,6 +254,56 @@ mod tests {
             ],
         ] {
             assert_eq!(order_warnings(&order), []);
+        }
+    }
+
+    #[test]
+    fn each_remedy_names_the_layer_to_move() {
+        let adaptive = LayerKind::Bulkhead { adaptive: true };
+        let queue_delay = LayerKind::LoadShedder { queue_delay: true };
+        for (outer, inner, remedy) in [
+            (BREAKER, RETRY, "put the breaker inside the retry"),
+            (adaptive, RETRY, "put the bulkhead inside the retry"),
+            (
+                LayerKind::RateLimiter,
+                adaptive,
+                "put the limiter inside the bulkhead",
+            ),
+            (queue_delay, adaptive, "put the shedder inside the bulkhead"),
+            (
+                LayerKind::Endpoints,
+                RETRY,
+                "put the endpoints inside the retry",
+            ),
+            (
+                LayerKind::Endpoints,
+                LayerKind::Hedge,
+                "put the endpoints inside the hedge",
+            ),
+            (
+                LayerKind::Chaos,
+                LayerKind::Endpoints,
+                "put the chaos inside the endpoints",
+            ),
+            (
+                LayerKind::Throttle,
+                RETRY,
+                "put the throttle inside the retry",
+            ),
+            (LayerKind::Hedge, RETRY, "put the hedge inside the retry"),
+            (
+                RETRY,
+                LayerKind::Fallback,
+                "put the fallback outside the retry",
+            ),
+            (
+                BREAKER,
+                LayerKind::Coalesce,
+                "put the breaker inside the coalesce",
+            ),
+        ] {
+            let (_, _, text) = only(&[outer, inner]);
+            assert!(text.ends_with(remedy), "{text}");
         }
     }
 

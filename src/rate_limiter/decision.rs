@@ -9,6 +9,7 @@ use crate::instant::Instant;
 ///
 /// All fields are readings of one instant, so they can be sent to a client, for example in the `RateLimit` fields of
 /// HTTP.
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Decision {
@@ -19,13 +20,16 @@ pub struct Decision {
     pub limit: u64,
     /// The time that `limit` counts for: the window, or the time in which a bucket earns that many tokens, which is
     /// the period of the quota unless a burst was set.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub window: Duration,
     /// Number of tokens left after this decision. Zero while the limit is paused, or waiters need all of them.
     pub remaining: u64,
     /// The time until the limit is full, if no tokens are taken.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::duration"))]
     pub reset_after: Duration,
     /// The time until the call would be admitted, if no other call comes first. `None` if it is admitted now, or
     /// never because it costs more than the limit holds.
+    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
     pub retry_after: Option<Duration>,
 }
 

@@ -261,6 +261,6 @@ fn own_budget(
     floor_per_second: u32,
 ) -> Result<RetryBudget, ConfigError> {
     let budget = RetryBudget::percentage().ratio(ratio);
-    let budget = budget.floor(floor_per_second);
+    let budget = budget.floor(floor_per_second).name(site.name);
     budget.clock(site.clock.clone()).build()
 }

@@ -129,7 +129,7 @@ where
         Box::pin(async move {
             let cx = context(options, false, || bulkhead.clock());
             let mut held = Held {
-                permit: Some(bulkhead.acquire_owned(cx).await?),
+                permit: Some(bulkhead.into_permit(cx).await?),
                 verdict: None,
                 ends_with_poll: false,
             };

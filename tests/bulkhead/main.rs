@@ -88,6 +88,20 @@ fn a_full_bulkhead_rejects_until_a_permit_is_released() {
 }
 
 #[test]
+fn waiting_for_an_owned_permit_borrows_nothing_and_keeps_the_handle() {
+    fn spawned<F: Future + Send + 'static>(future: F) -> F {
+        future
+    }
+    let clock = ManualClock::new();
+    let bulkhead = on(&clock).max_concurrent(1).build().unwrap();
+    let acquire = spawned(bulkhead.acquire_owned(Context::new()));
+    let permit = clock.block_on(acquire).unwrap();
+    assert_eq!(bulkhead.snapshot().in_flight, 1);
+    drop(permit);
+    assert_eq!(bulkhead.snapshot().in_flight, 0);
+}
+
+#[test]
 fn owned_permits_outlive_the_handle() {
     let bulkhead = Bulkhead::builder().max_concurrent(1).build().unwrap();
     let permit = bulkhead.clone().try_acquire_owned(Context::new()).unwrap();

@@ -90,6 +90,21 @@ fn a_snapshot_survives_its_text() {
 }
 
 #[test]
+fn a_decision_is_a_value_of_serde() {
+    let limiter = RateLimiter::builder()
+        .quota(Quota::per_minute(1))
+        .clock(ManualClock::new())
+        .build()
+        .unwrap();
+    round_trip(&limiter.decide(1));
+    let rejected = limiter.decide(1);
+    round_trip(&rejected);
+    let text = serde_json::to_string(&rejected).unwrap();
+    assert!(text.contains(r#""allowed":false"#), "{text}");
+    assert!(text.contains(r#""retry_after":"1m""#), "{text}");
+}
+
+#[test]
 fn a_breaker_continues_after_a_restart() {
     let clock = ManualClock::new();
     let build = || {

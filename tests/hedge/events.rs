@@ -38,7 +38,7 @@ fn a_call_with_copies_ends_in_one_event() {
         heard.take(),
         [
             "hedge: launched copy 1 after 50ms: delay",
-            "hedge: 1 copies in vain",
+            "hedge: 1 copy in vain",
         ]
     );
     call!(&clock, &pipeline, [Down(0), Down(0), Down(0)]);
@@ -206,7 +206,7 @@ fn copies_of_a_cancelled_call_are_lost() {
         assert!(seen.result.unwrap_err().is_timeout());
         let events = heard.take();
         assert_eq!(events.len(), 2, "{events:?}");
-        assert_eq!(events[1], "hedge: 1 copies in vain");
+        assert_eq!(events[1], "hedge: 1 copy in vain");
         let seen = hedge.snapshot();
         assert_eq!((seen.launched, seen.lost, seen.in_flight), (1, 1, 0));
     }

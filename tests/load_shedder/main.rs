@@ -107,7 +107,11 @@ fn check_reports_a_shedder_outside_the_bulkhead_in_which_calls_wait() {
     let by_signal = on(&clock).signal(0.5, || 0.0).build().unwrap();
     let found = Pipeline::new((by_delay(), queue())).check();
     assert_eq!(found.len(), 1);
-    assert!(found[0].to_string().contains("put it inside the bulkhead"));
+    assert!(
+        found[0]
+            .to_string()
+            .contains("put the shedder inside the bulkhead")
+    );
     assert!(Pipeline::new((queue(), by_delay())).check().is_empty());
     assert!(Pipeline::new((by_signal, queue())).check().is_empty());
 }

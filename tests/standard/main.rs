@@ -116,6 +116,19 @@ fn the_budget_bounds_the_retries_of_all_calls() {
 }
 
 #[test]
+fn the_own_budget_has_the_name_of_the_stack_and_another_one_keeps_its_own() {
+    let clock = ManualClock::new();
+    let name = |stack: StandardBuilder| {
+        let seen = stack.name("github").clock(clock.clone()).build().unwrap();
+        seen.snapshot().budget.unwrap().name
+    };
+    assert_eq!(name(Standard::builder()), "github");
+    assert_eq!(name(Standard::builder().budget_share(0.5, 1)), "github");
+    let shared = RetryBudget::tokens().name("hosts").build().unwrap();
+    assert_eq!(name(Standard::builder().budget(shared)), "hosts");
+}
+
+#[test]
 fn each_layer_can_be_left_out() {
     let clock = ManualClock::new();
     let bare = standard(&clock)
