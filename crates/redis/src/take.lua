@@ -16,8 +16,8 @@ for i, key in ipairs(KEYS) do
   local missing, at, total = 0, now, 0
   local value = redis.call('GET', key)
   if value then
-    -- A value of another form counts as no value.
-    local m, t, n = string.match(value, '^(%d[%d.e+-]*) (%d+) (%d+)$')
+    -- A value of another form counts as no value. Words that a later version may add are ignored.
+    local m, t, n = string.match(value, '^(%d[%d.e+-]*) (%d+) (%d+)')
     m = m and tonumber(m)
     if m then
       missing, at, total = m, tonumber(t), tonumber(n)
