@@ -49,8 +49,9 @@ for i, key in ipairs(KEYS) do
   missing = math.min(missing + granted * token, full)
   total = total + granted
   if missing > 0 then
-    -- Expires a second after the bucket is full, when it is equal to a new one.
-    local life = math.ceil(missing / 1000) + 1000
+    -- A full bucket is equal to a new one, but its total is not, so it stays for half a second. Redis may take another
+    -- third of a second to delete what has expired.
+    local life = math.ceil(missing / 1000) + 500
     redis.call('SET', key, string.format('%.17g %.0f %.0f', missing, now, total), 'PX', string.format('%.0f', life))
   elseif value then
     redis.call('DEL', key)

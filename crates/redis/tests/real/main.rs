@@ -249,11 +249,15 @@ fn a_reply_that_panics_stops_no_other_request() {
 fn keys_expire_when_they_are_full() {
     with_server("keys_expire_when_they_are_full", |server| async move {
         let store = connect(&server).await;
-        let keys = if is_long() { 1_000_000 } else { 20_000 };
+        // Long enough that all keys are there together.
+        let (keys, full) = match is_long() {
+            true => (1_000_000, 60 * SECOND),
+            false => (20_000, SECOND / 2),
+        };
         let limits = SharedKeyedRateLimiter::<u64>::builder()
             .store(store)
             .key_by(|key| key.to_string())
-            .quota(Quota::per_second(2))
+            .quota(Quota::new(1, full))
             .store_timeout(PATIENT)
             .build()
             .unwrap();
@@ -282,15 +286,15 @@ fn keys_expire_when_they_are_full() {
         };
         let (at_once, idle) = (size(), Instant::now());
         assert!(at_once > 0);
-        // The time to full is half a second. The server expires keys in the background.
-        while size() > 0 && idle.elapsed() < Duration::from_secs(5) {
+        // The server deletes expired keys in the background.
+        while size() > 0 && idle.elapsed() < full + 5 * SECOND {
             sleep(Duration::from_millis(20)).await;
         }
-        println!(
-            "{keys} keys in {took:?}, {at_once} of them left, none after {:?}",
-            idle.elapsed()
-        );
-        assert!(idle.elapsed() < Duration::from_secs(3), "{} left", size());
+        let idle = idle.elapsed();
+        println!("{keys} keys in {took:?}, {at_once} of them left, none after {idle:?}");
+        // Other tests on this machine may suspend the server.
+        let most = full + if is_long() { SECOND } else { 2 * SECOND };
+        assert!(idle <= most, "{idle:?}, {} left", size());
         assert!(limits.snapshot().keys <= 100_000);
     });
 }

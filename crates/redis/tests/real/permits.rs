@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use backstop::store::{Hold, PermitStore, Reply, Take};
-use backstop::{Quota, SharedBulkhead};
+use backstop::store::{Hold, PermitStore, Reply, Take, Tally};
+use backstop::{CircuitBreaker, CircuitVotes, Quota, SharedBulkhead};
 use backstop_redis::RedisStore;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -87,15 +87,26 @@ fn values_of_other_versions_keep_their_meaning() {
         let mine = Hold::new("key".into(), "mine".into(), 10, 10, 5 * SECOND);
         assert_eq!(hold(&store, mine).await, 3, "seven are held by others");
 
-        let value = format!("9e6 {seconds}000000 9 and more");
+        // Nine of ten tokens are missing, an hour each.
+        let value = format!("3.24e10 {seconds}000000 9 and more");
         server.command(&["SET", "backstop:rate:key", &value]);
-        let quota = Quota::per_second(1).burst(10);
+        let quota = Quota::per_hour(1).burst(10);
         let taken = take(&store, vec![Take::new("key".into(), quota, 10)]).await;
-        let granted = taken.unwrap()[0].granted;
-        assert!(
-            (1..=3).contains(&granted),
-            "{granted} of one and a second's"
-        );
+        assert_eq!(taken.unwrap()[0].granted, 1);
+
+        let value = format!("1 {till} and more");
+        server.command(&["HSET", "backstop:votes:key", "other", &value]);
+        let breaker = CircuitBreaker::builder().build().unwrap();
+        let votes = CircuitVotes::builder().store(store).key("key");
+        let votes = votes.breaker(breaker).build().unwrap();
+        let running = votes.clone();
+        tokio::spawn(async move { running.run().await });
+        for _ in 0..5000 {
+            if votes.snapshot().tally.voters == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+        assert_eq!(votes.snapshot().tally, Tally::new(1, 1));
     });
 }
 
