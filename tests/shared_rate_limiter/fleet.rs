@@ -17,6 +17,8 @@ pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
 struct Pending {
     node: usize,
     cost: u64,
+    /// Whether one central limiter admits it.
+    central: bool,
     future: Pin<Box<dyn Future<Output = Result<(), Rejected>>>>,
 }
 
@@ -51,6 +53,11 @@ pub(crate) struct Fleet {
     pub(crate) burst: f64,
     used: f64,
     explained_at: u64,
+    /// One central limiter that gets the same calls: its burst, its tokens, and when it had them.
+    central: (f64, f64, u64),
+    pub(crate) centrally_admitted: u64,
+    /// Calls rejected that the central limiter admits.
+    pub(crate) falsely_rejected: u64,
 }
 
 impl Fleet {
@@ -88,6 +95,9 @@ impl Fleet {
             burst: 0.0,
             used: 0.0,
             explained_at: 0,
+            central: (quota.limit() as f64, quota.limit() as f64, 0),
+            centrally_admitted: 0,
+            falsely_rejected: 0,
         }
     }
 
@@ -95,8 +105,25 @@ impl Fleet {
     pub(crate) fn call(&mut self, node: usize, cost: u64) {
         let limiter = self.nodes[node].clone();
         let future = Box::pin(async move { limiter.try_acquire_n(cost).await });
-        self.pending.push(Pending { node, cost, future });
+        let central = self.ask_central(cost);
+        self.pending.push(Pending {
+            node,
+            cost,
+            central,
+            future,
+        });
         self.poll();
+    }
+
+    fn ask_central(&mut self, cost: u64) -> bool {
+        let now = self.time.now().as_nanos();
+        let (burst, tokens, at) = self.central;
+        let tokens = (tokens + (now - at) as f64 * self.rate).min(burst);
+        let admits = tokens + 1e-9 >= cost as f64;
+        let debited = if admits { cost } else { 0 };
+        self.central = (burst, tokens - debited as f64, now);
+        self.centrally_admitted += debited;
+        admits
     }
 
     /// Polls the calls that wait.
@@ -110,7 +137,10 @@ impl Fleet {
             match poll {
                 Poll::Pending => return true,
                 Poll::Ready(Ok(())) => self.admit(call.node, call.cost),
-                Poll::Ready(Err(_)) => self.rejected[call.node] += call.cost,
+                Poll::Ready(Err(_)) => {
+                    self.rejected[call.node] += call.cost;
+                    self.falsely_rejected += if call.central { call.cost } else { 0 };
+                }
             }
             false
         });
@@ -162,6 +192,17 @@ pub(crate) fn run(
     fleet: &mut Fleet,
     load: f64,
     seconds: f64,
+    between: impl FnMut(&mut Fleet, u64),
+) {
+    run_seeded(fleet, load, seconds, 0, between);
+}
+
+/// Like [`run`], with another sequence of calls for each `seed`.
+pub(crate) fn run_seeded(
+    fleet: &mut Fleet,
+    load: f64,
+    seconds: f64,
+    seed: u64,
     mut between: impl FnMut(&mut Fleet, u64),
 ) {
     const STEP: Duration = Duration::from_micros(100);
@@ -169,7 +210,7 @@ pub(crate) fn run(
     let weights: Vec<f64> = (1..=nodes).map(|node| 1.0 / node as f64).collect();
     let all: f64 = weights.iter().sum();
     let per_step = fleet.rate * load * STEP.as_nanos() as f64;
-    let mut random = Random(0x5eed ^ (load * 1000.0) as u64);
+    let mut random = Random(0x5eed ^ (load * 1000.0) as u64 ^ (seed << 20));
     for step in 0..(seconds * 1e4) as u64 {
         between(fleet, step);
         for (node, weight) in weights.iter().enumerate() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use backstop::shared_rate_limiter::SyncMode;
 use backstop::{Quota, Reason};
 
-use crate::fleet::{Fleet, MILLISECOND, run};
+use crate::fleet::{Fleet, MILLISECOND, run, run_seeded};
 
 const TRIP: Duration = Duration::from_micros(200);
 
@@ -28,6 +28,45 @@ fn below_the_limit_no_call_is_rejected_and_trips_are_few() {
             "{trips} trips/s and process at {rate}/s, burst {burst}"
         );
     }
+}
+
+#[test]
+fn no_call_is_rejected_for_which_one_central_limiter_has_tokens_to_spare() {
+    for (rate, burst, load) in [
+        (1000, 1000, 1.0),
+        (1000, 100, 0.9),
+        (1000, 10, 0.5),
+        (10_000, 1000, 0.95),
+        (10_000, 100, 0.5),
+    ] {
+        for seed in 0..3 {
+            let mut fleet = fleet(rate, burst);
+            run_seeded(&mut fleet, load, 3.0, seed, |_, _| ());
+            let case = format!("{rate}/s, burst {burst}, load {load}, seed {seed}");
+            assert_eq!(fleet.falsely_rejected, 0, "{case}");
+            assert_eq!(fleet.all_rejected(), 0, "{case}");
+        }
+    }
+}
+
+#[test]
+fn where_the_limit_is_just_used_up_the_fleet_differs_from_a_central_limiter_by_a_lease_of_each() {
+    let (rate, burst) = (1000, 100);
+    // A process holds at most a quarter of the burst.
+    let leases = 4 * burst / 4;
+    let (mut lost, mut trips) = (0, 0.0);
+    for seed in 0..12 {
+        let mut fleet = fleet(rate, burst);
+        run_seeded(&mut fleet, 1.0, 10.0, seed, |_, _| ());
+        let (admitted, central) = (fleet.all_admitted(), fleet.centrally_admitted);
+        let case = format!("{admitted}, central {central}, seed {seed}");
+        assert!(admitted.abs_diff(central) <= leases, "{case}");
+        assert!(fleet.burst <= (burst + leases) as f64, "{case}");
+        lost += central.saturating_sub(admitted);
+        trips += fleet.store.requests() as f64 / 10.0 / 4.0 / 12.0;
+    }
+    assert!(lost <= 12 * leases / 4, "{lost} of 120 000 calls");
+    assert!(trips <= 25.0, "{trips} trips/s and process");
 }
 
 #[test]

@@ -304,6 +304,33 @@ fn a_busy_process_whose_timers_are_late_reads_the_answer_first() {
 }
 
 #[test]
+fn a_clock_that_jumps_by_an_hour_admits_nothing_beyond_the_limit() {
+    for (rate, burst, load) in [(1000, 1000, 1.5), (10_000, 1000, 5.0), (1000, 10, 5.0)] {
+        let quota = Quota::per_second(rate).burst(burst);
+        let mut fleet = Fleet::new(4, quota, |builder| builder);
+        fleet.store.set_latency(Duration::from_micros(200));
+        run(&mut fleet, load, 6.0, |fleet, step| {
+            if step % 10_000 == 5_000 {
+                fleet.clocks[(step / 10_000) as usize % 4].advance(Duration::from_secs(3600));
+            }
+        });
+        let case = format!("{rate}/s, burst {burst}, load {load}");
+        let (admitted, central) = (fleet.all_admitted(), fleet.centrally_admitted);
+        assert!(
+            fleet.burst <= burst as f64 * 1.01 + 1.0,
+            "{}: {case}",
+            fleet.burst
+        );
+        let used = admitted as f64 / central as f64;
+        assert!(used >= 0.985, "{used}: {case}");
+        assert!(
+            fleet.nodes.iter().all(|node| node.snapshot().store_up),
+            "{case}"
+        );
+    }
+}
+
+#[test]
 fn a_process_that_alone_is_cut_off_exceeds_the_limit_by_no_more_than_its_share() {
     let quota = Quota::per_second(1000).burst(200);
     let mut fleet = Fleet::new(4, quota, |builder| builder);

@@ -16,8 +16,8 @@ for i, key in ipairs(KEYS) do
   local missing, at, total = 0, now, 0
   local value = redis.call('GET', key)
   if value then
-    -- A value of another form counts as no value.
-    local m, t, n = string.match(value, '^(%d[%d.e+-]*) (%d+) (%d+)$')
+    -- A value of another form counts as no value. Words that a later version may add are ignored.
+    local m, t, n = string.match(value, '^(%d[%d.e+-]*) (%d+) (%d+)')
     m = m and tonumber(m)
     if m then
       missing, at, total = m, tonumber(t), tonumber(n)
@@ -51,8 +51,9 @@ for i, key in ipairs(KEYS) do
   -- A request for nothing may be a probe of a lost store. It writes, because a server that answers only reads, such as a
   -- replica or one without memory, is still lost.
   if missing > 0 or tonumber(ARGV[(i - 1) * 7 + 3]) == 0 then
-    -- Expires a second after the bucket is full, when it is equal to a new one.
-    local life = math.ceil(missing / 1000) + 1000
+    -- A full bucket is equal to a new one, but its total is not, so it stays for half a second. Redis may take another
+    -- third of a second to delete what has expired.
+    local life = math.ceil(missing / 1000) + 500
     redis.call('SET', key, string.format('%.17g %.0f %.0f', missing, now, total), 'PX', string.format('%.0f', life))
   elseif value then
     redis.call('DEL', key)

@@ -2,27 +2,29 @@
 //!
 //! ```text
 //! cargo run --release -p backstop-redis --example fleet -- [--rate 1000] [--burst 1000] [--load 1.5]
-//!     [--seconds 10] [--outage kill|stop|flush|empty|none] [--exact] [--ping] [--summary] [--seed 0]
+//!     [--seconds 10] [--outage kill|stop|flush|empty|clock|none] [--exact] [--seed 0]
+//! cargo run --release -p backstop-redis --example fleet -- grid|small|faults [--seconds 10] [--exact] [--seed 0]
 //! ```
 //!
 //! Starts a `redis-server` of its own on a free port, and four copies of itself. They ask for 48, 24, 16, and 12 % of
 //! `load` times the rate, as calls that arrive independently of each other. After 40 % of the time the store fails; a
 //! store that was killed or stopped returns after another 30 %. Prints the admitted calls of each half second, and at
-//! the end compares them with those of one central limiter. `--ping` measures how long the same processes wait for a
-//! `PING` meanwhile.
+//! the end compares them with those of one central limiter.
+//!
+//! With `grid` it measures two rates, two bursts, and five loads, with `small` small bursts, and with `faults` each kind
+//! of failure. It prints a row for each run, marks the figures that miss their bound, and exits with 1 if there are any.
+//! The machine needs to be idle otherwise.
 
+mod check;
 mod node;
 mod report;
+mod run;
 mod server;
 
 use std::env;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use report::Report;
 use server::Server;
 
 /// The settings of a run.
@@ -34,8 +36,8 @@ pub(crate) struct Settings {
     pub(crate) seconds: f64,
     pub(crate) outage: String,
     pub(crate) exact: bool,
-    pub(crate) ping: bool,
-    pub(crate) summary: bool,
+    /// Whether to print a row for each half second.
+    pub(crate) rows: bool,
     pub(crate) seed: u64,
 }
 
@@ -64,10 +66,28 @@ impl Settings {
             seconds: number("--seconds", 10.0),
             outage: value("--outage").unwrap_or_else(|| "kill".to_owned()),
             exact: args.iter().any(|arg| arg == "--exact"),
-            ping: args.iter().any(|arg| arg == "--ping"),
-            summary: args.iter().any(|arg| arg == "--summary"),
+            rows: true,
             seed: number("--seed", 0.0) as u64,
         }
+    }
+
+    /// Returns the arguments that describe them.
+    pub(crate) fn args(&self) -> Vec<String> {
+        let mut args: Vec<String> = [
+            ("--rate", self.rate.to_string()),
+            ("--burst", self.burst.to_string()),
+            ("--load", self.load.to_string()),
+            ("--seconds", self.seconds.to_string()),
+            ("--outage", self.outage.clone()),
+            ("--seed", self.seed.to_string()),
+        ]
+        .into_iter()
+        .flat_map(|(name, value)| [name.to_owned(), value])
+        .collect();
+        if self.exact {
+            args.push("--exact".to_owned());
+        }
+        args
     }
 }
 
@@ -76,82 +96,20 @@ pub(crate) fn unix_micros() -> u64 {
     since.map_or(0, |since| since.as_micros() as u64)
 }
 
-fn main() {
+fn main() -> ExitCode {
     let args: Vec<String> = env::args().collect();
     let settings = Settings::from_args(&args);
     if let Ok(number) = env::var("FLEET_NODE") {
-        return node::run(number.parse().expect("a number"), &settings);
+        node::run(number.parse().expect("a number"), &settings);
+        return ExitCode::SUCCESS;
     }
     let Some(mut server) = Server::start() else {
         println!("SKIPPED: this example needs `redis-server`, which is not installed");
-        return;
+        return ExitCode::SUCCESS;
     };
-    // Gives the processes time to start.
-    let start = unix_micros() + 500_000;
-    let (send, rows) = mpsc::channel();
-    let mut children: Vec<Child> = Vec::new();
-    for number in 0..SHARES.len() {
-        let mut child = Command::new(&args[0])
-            .args(&args[1..])
-            .env("FLEET_NODE", number.to_string())
-            .env("FLEET_START", start.to_string())
-            .env("FLEET_URL", server.url())
-            .env("FLEET_FILE", server.file(&format!("node{number}")))
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the example can start itself");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        let send = send.clone();
-        thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                let _ = send.send((number, line));
-            }
-        });
-        children.push(child);
+    if let Some(cells) = args.get(1).and_then(|word| check::cells(word, &settings)) {
+        return check::run(&mut server, &cells);
     }
-    drop(send);
-    let printer = {
-        let settings = settings.clone();
-        thread::spawn(move || report::print_rows(&settings, &rows))
-    };
-    let at = |share: f64| {
-        let due = start + (settings.seconds * share * 1e6) as u64;
-        thread::sleep(Duration::from_micros(due.saturating_sub(unix_micros())));
-    };
-    match settings.outage.as_str() {
-        "kill" => {
-            at(0.4);
-            server.kill();
-            at(0.7);
-            server.restart();
-        }
-        "stop" => {
-            at(0.4);
-            server.signal("STOP");
-            at(0.7);
-            server.signal("CONT");
-        }
-        "flush" => {
-            at(0.4);
-            server.command(&["FLUSHALL"]);
-            server.command(&["SCRIPT", "FLUSH"]);
-        }
-        "empty" => {
-            at(0.4);
-            server.kill();
-            server.restart();
-        }
-        _ => {}
-    }
-    for mut child in children {
-        let status = child.wait().expect("a child");
-        assert!(status.success(), "a process failed");
-    }
-    let totals = printer.join().expect("no panic");
-    let report = Report::read(
-        &settings,
-        start,
-        (0..SHARES.len()).map(|number| server.file(&format!("node{number}"))),
-    );
-    report.print(&settings, totals);
+    run::run(&mut server, &settings).print(&settings);
+    ExitCode::SUCCESS
 }

@@ -4,34 +4,60 @@ use std::env;
 use std::fs::File;
 use std::future::Future;
 use std::io::{BufWriter, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use backstop::event::StoreEvent;
 use backstop::shared_rate_limiter::SyncMode;
-use backstop::{Quota, SharedRateLimiter};
+use backstop::{Clock, Event, Quota, SharedRateLimiter, Sleep, TokioClock};
 use backstop_redis::RedisStore;
 
+use crate::run::FAULT;
 use crate::{REPORT_EVERY, SHARES, Settings, unix_micros};
 
-/// The calls of the process, for the file and the reports.
+/// The calls of the process, for the file and the reports. Times are in microseconds since 1970.
 #[derive(Default)]
 struct Log {
-    /// Microseconds since 1970: when calls arrived, and when they were admitted.
-    arrived: Vec<u64>,
+    /// When calls arrived, and whether they were rejected.
+    arrived: Vec<(u64, bool)>,
     admitted: Vec<u64>,
-    /// The slowest call since the last report.
-    slowest: Duration,
-    /// The slowest `PING` since the last report.
+    /// When the store was back after an outage.
+    back: Vec<u64>,
+    /// The slowest call, in all and since the last report.
+    slowest: [Duration; 2],
+    /// The slowest `PING`.
     ping: Duration,
 }
 
 impl Log {
-    fn end(&mut self, came: Instant, admitted: bool) {
-        self.slowest = self.slowest.max(came.elapsed());
-        if admitted {
-            self.admitted.push(unix_micros());
+    fn end(&mut self, number: usize, came: Instant, admitted: bool) {
+        for slowest in &mut self.slowest {
+            *slowest = came.elapsed().max(*slowest);
         }
+        match admitted {
+            true => self.admitted.push(unix_micros()),
+            false => self.arrived[number].1 = true,
+        }
+    }
+}
+
+/// A clock that can be set ahead.
+#[derive(Debug)]
+struct Skewed {
+    clock: TokioClock,
+    ahead: Arc<AtomicU64>,
+}
+
+impl Clock for Skewed {
+    fn now(&self) -> backstop::Instant {
+        self.clock.now() + Duration::from_secs(self.ahead.load(Ordering::Relaxed))
+    }
+
+    fn sleep_until(&self, deadline: backstop::Instant) -> Sleep {
+        let wait = deadline.saturating_duration_since(self.now());
+        self.clock.sleep_until(self.clock.now() + wait)
     }
 }
 
@@ -47,7 +73,28 @@ async fn work(number: usize, settings: &Settings) {
     let variable = |name| env::var(name).expect("set by the parent");
     let client = redis::Client::open(variable("FLEET_URL")).expect("a URL");
     let store = RedisStore::builder().connect_lazy(client.clone()).await;
-    let limiter = SharedRateLimiter::builder()
+    let log = Arc::new(Mutex::new(Log::default()));
+    let ahead = Arc::new(AtomicU64::new(0));
+    let skewed = Skewed {
+        clock: TokioClock,
+        ahead: ahead.clone(),
+    };
+    let heard = log.clone();
+    let builder = SharedRateLimiter::builder().observer(move |event: &Event| {
+        if let Event::Store {
+            event: StoreEvent::Back { .. },
+            ..
+        } = event
+        {
+            heard.lock().unwrap().back.push(unix_micros());
+        }
+    });
+    let has_fault = settings.outage == "clock" && number == 1;
+    let builder = match has_fault {
+        true => builder.clock(skewed),
+        false => builder,
+    };
+    let limiter = builder
         .store(store)
         .key("fleet")
         .quota(Quota::per_second(settings.rate).burst(settings.burst))
@@ -58,13 +105,10 @@ async fn work(number: usize, settings: &Settings) {
         })
         .build()
         .expect("a limiter");
-    let log = Arc::new(Mutex::new(Log::default()));
     let start: u64 = variable("FLEET_START").parse().expect("a number");
     tokio::time::sleep(Duration::from_micros(start.saturating_sub(unix_micros()))).await;
 
-    if settings.ping {
-        tokio::spawn(ping(client, log.clone()));
-    }
+    tokio::spawn(ping(client, log.clone()));
     let begin = Instant::now();
     let mean = 1.0 / (settings.rate as f64 * settings.load * SHARES[number]);
     let mut random = Random(0x00f1_ee70 + 1000 * settings.seed + number as u64);
@@ -82,6 +126,9 @@ async fn work(number: usize, settings: &Settings) {
                 tokio::task::yield_now().await;
             }
         }
+        let passed = begin.elapsed().as_secs_f64() / settings.seconds;
+        let hour = u64::from((FAULT.0..FAULT.1).contains(&passed)) * 3600;
+        ahead.store(hour, Ordering::Relaxed);
         if begin.elapsed() >= report_at {
             report_at += REPORT_EVERY;
             before = report(&limiter, &log, before);
@@ -92,11 +139,23 @@ async fn work(number: usize, settings: &Settings) {
     tokio::time::sleep(Duration::from_millis(100)).await;
     report(&limiter, &log, before);
     let log = log.lock().unwrap();
+    let micros = |time: Duration| time.as_micros() as u64;
+    let trips = limiter.snapshot().trips;
+    let lists = [
+        // The lowest bit is set if the call was rejected.
+        &log.arrived
+            .iter()
+            .map(|call| 2 * call.0 + u64::from(call.1))
+            .collect(),
+        &log.admitted,
+        &log.back,
+        &vec![trips, micros(log.slowest[0]), micros(log.ping)],
+    ];
     let mut file = BufWriter::new(File::create(variable("FLEET_FILE")).expect("a file"));
-    for list in [&log.arrived, &log.admitted] {
+    for list in lists {
         file.write_all(&(list.len() as u64).to_le_bytes()).unwrap();
-        for time in list {
-            file.write_all(&time.to_le_bytes()).unwrap();
+        for number in list {
+            file.write_all(&number.to_le_bytes()).unwrap();
         }
     }
     file.flush().unwrap();
@@ -105,25 +164,30 @@ async fn work(number: usize, settings: &Settings) {
 /// Makes a call. If it is not decided at once, a task awaits its end.
 fn call(limiter: &SharedRateLimiter, log: &Arc<Mutex<Log>>) {
     let came = Instant::now();
-    log.lock().unwrap().arrived.push(unix_micros());
+    let number = {
+        let arrived = &mut log.lock().unwrap().arrived;
+        arrived.push((unix_micros(), false));
+        arrived.len() - 1
+    };
     let limiter = limiter.clone();
     let mut call = Box::pin(async move { limiter.try_acquire().await.is_ok() });
     match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(admitted) => log.lock().unwrap().end(came, admitted),
+        Poll::Ready(admitted) => log.lock().unwrap().end(number, came, admitted),
         Poll::Pending => {
             let log = log.clone();
             tokio::spawn(async move {
                 let admitted = call.await;
-                log.lock().unwrap().end(came, admitted);
+                log.lock().unwrap().end(number, came, admitted);
             });
         }
     }
 }
 
-/// Sends a `PING` on a connection of its own every 10 ms, to measure the fastest trip on this machine.
+/// Sends a `PING` on a connection of its own every 10 ms, to measure how fast a trip can be on this machine.
 async fn ping(client: redis::Client, log: Arc<Mutex<Log>>) {
-    let connection = client.get_multiplexed_async_connection().await;
-    let mut connection = connection.expect("a server");
+    let Ok(mut connection) = client.get_multiplexed_async_connection().await else {
+        return;
+    };
     loop {
         let sent = Instant::now();
         let answer: redis::RedisResult<String> =
@@ -140,7 +204,7 @@ async fn ping(client: redis::Client, log: Arc<Mutex<Log>>) {
 }
 
 /// Prints the counts since the last report: admitted, rejected, trips, whether the store is up, and the slowest call
-/// and the slowest `PING` in microseconds.
+/// in microseconds.
 fn report(
     limiter: &SharedRateLimiter,
     log: &Mutex<Log>,
@@ -150,13 +214,12 @@ fn report(
     let mut log = log.lock().unwrap();
     let now = (log.admitted.len(), snapshot.rejected, snapshot.trips);
     println!(
-        "{} {} {} {} {} {}",
+        "{} {} {} {} {}",
         now.0 - before.0,
         now.1 - before.1,
         now.2 - before.2,
         u8::from(snapshot.store_up),
-        std::mem::take(&mut log.slowest).as_micros(),
-        std::mem::take(&mut log.ping).as_micros(),
+        std::mem::take(&mut log.slowest[1]).as_micros(),
     );
     now
 }

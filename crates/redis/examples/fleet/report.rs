@@ -5,15 +5,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 
+use crate::run::FAULT;
 use crate::{REPORT_EVERY, SHARES, Settings};
 
-/// Prints a row for each half second, once all processes have reported. Returns the slowest call and
-/// the slowest `PING` in microseconds, and the trips of all processes.
-pub(crate) fn print_rows(settings: &Settings, rows: &Receiver<(usize, String)>) -> (u64, u64, u64) {
+/// Prints a row for each half second, once all processes have reported.
+pub(crate) fn print_rows(settings: &Settings, rows: &Receiver<(usize, String)>) {
     let mut reports: HashMap<usize, Vec<(usize, Vec<u64>)>> = HashMap::new();
     let mut counts = [0; SHARES.len()];
-    let (mut slowest, mut ping, mut all_trips) = (0, 0, 0);
-    if !settings.summary {
+    if settings.rows {
         println!(
             "    time  store  admitted/s by process       fleet/s                           trips/s  slowest"
         );
@@ -23,17 +22,14 @@ pub(crate) fn print_rows(settings: &Settings, rows: &Receiver<(usize, String)>) 
             .split(' ')
             .filter_map(|word| word.parse().ok())
             .collect();
-        if numbers.len() != 6 {
+        if numbers.len() != 5 {
             continue;
         }
-        slowest = slowest.max(numbers[4]);
-        ping = ping.max(numbers[5]);
-        all_trips += numbers[2];
         let row = counts[node];
         counts[node] += 1;
         let all = reports.entry(row).or_default();
         all.push((node, numbers));
-        if all.len() < SHARES.len() || settings.summary {
+        if all.len() < SHARES.len() || !settings.rows {
             continue;
         }
         let mut all = reports.remove(&row).unwrap_or_default();
@@ -62,20 +58,46 @@ pub(crate) fn print_rows(settings: &Settings, rows: &Receiver<(usize, String)>) 
             slow as f64 / 1e3,
         );
     }
-    (slowest, ping, all_trips)
 }
 
-/// The times at which calls arrived and were admitted.
+/// The calls of a run. Times are in microseconds since 1970.
+#[derive(Default)]
 pub(crate) struct Report {
     start: u64,
-    arrived: Vec<u64>,
+    /// When the store returned, if it was lost.
+    returned: Option<u64>,
+    /// When calls arrived, and whether they were rejected.
+    arrived: Vec<(u64, bool)>,
     admitted: Vec<u64>,
-    by_node: Vec<usize>,
+    admitted_by: Vec<usize>,
+    /// When the processes noticed that the store was back.
+    back: Vec<Vec<u64>>,
+    pub(crate) trips: Vec<u64>,
+    /// The slowest call and the slowest `PING`, in milliseconds.
+    pub(crate) slowest: f64,
+    pub(crate) ping: f64,
+}
+
+/// The decisions of one central limiter about the same calls.
+#[derive(Default)]
+pub(crate) struct Central {
+    pub(crate) admitted: usize,
+    pub(crate) rejected: usize,
+    /// Calls that it admits and the fleet rejected.
+    pub(crate) falsely_rejected: usize,
 }
 
 impl Report {
-    pub(crate) fn read(_: &Settings, start: u64, files: impl Iterator<Item = PathBuf>) -> Self {
-        let (mut arrived, mut admitted, mut by_node) = (Vec::new(), Vec::new(), Vec::new());
+    pub(crate) fn read(
+        start: u64,
+        returned: Option<u64>,
+        files: impl Iterator<Item = PathBuf>,
+    ) -> Self {
+        let mut report = Self {
+            start,
+            returned,
+            ..Self::default()
+        };
         for file in files {
             let bytes = fs::read(file).expect("a process has written it");
             let mut words = bytes
@@ -85,38 +107,54 @@ impl Report {
                 let len = words.next().unwrap_or(0) as usize;
                 words.by_ref().take(len).collect()
             };
-            arrived.extend(list());
-            let own = list();
-            by_node.push(own.len());
-            admitted.extend(own);
+            let arrived = list();
+            report
+                .arrived
+                .extend(arrived.iter().map(|call| (call / 2, call % 2 == 1)));
+            let admitted = list();
+            report.admitted_by.push(admitted.len());
+            report.admitted.extend(admitted);
+            report.back.push(list());
+            let totals = list();
+            report.trips.push(totals[0]);
+            report.slowest = report.slowest.max(totals[1] as f64 / 1e3);
+            report.ping = report.ping.max(totals[2] as f64 / 1e3);
         }
-        arrived.sort_unstable();
-        admitted.sort_unstable();
-        Self {
-            start,
-            arrived,
-            admitted,
-            by_node,
-        }
+        report.arrived.sort_unstable();
+        report.admitted.sort_unstable();
+        report
     }
 
-    /// Returns the number of calls that one central token bucket would have admitted.
-    fn central(&self, settings: &Settings) -> u64 {
-        let (mut tokens, mut at, mut admitted) = (settings.burst as f64, self.start, 0);
-        for &call in &self.arrived {
+    /// Returns what one central token bucket would have decided.
+    pub(crate) fn central(&self, settings: &Settings) -> Central {
+        let (mut tokens, mut at) = (settings.burst as f64, self.start);
+        let mut central = Central::default();
+        for &(call, rejected) in &self.arrived {
             let earned = call.saturating_sub(at) as f64 / 1e6 * settings.rate as f64;
             tokens = (tokens + earned).min(settings.burst as f64);
             at = at.max(call);
             if tokens >= 1.0 {
                 tokens -= 1.0;
-                admitted += 1;
+                central.admitted += 1;
+                central.falsely_rejected += usize::from(rejected);
+            } else {
+                central.rejected += 1;
             }
         }
-        admitted
+        central
+    }
+
+    pub(crate) fn rejected(&self) -> usize {
+        self.arrived.iter().filter(|call| call.1).count()
+    }
+
+    /// Returns the calls that the fleet admitted, as a share of what a central limiter would have.
+    pub(crate) fn used(&self, central: &Central) -> f64 {
+        self.admitted.len() as f64 / central.admitted as f64
     }
 
     /// Returns the smallest burst that explains the admitted calls of every window.
-    fn explained(&self, settings: &Settings) -> f64 {
+    pub(crate) fn explained(&self, settings: &Settings) -> f64 {
         let (mut used, mut at, mut most) = (0.0_f64, self.start, 0.0_f64);
         for &call in &self.admitted {
             let passed = call.saturating_sub(at) as f64 / 1e6;
@@ -127,48 +165,53 @@ impl Report {
         most
     }
 
-    fn admitted_between(&self, from: f64, to: f64) -> usize {
-        let at = |seconds: f64| self.start + (seconds * 1e6) as u64;
-        let count = |until| self.admitted.partition_point(|time| *time < until);
-        count(at(to)) - count(at(from))
+    /// Returns the trips a second of the process that made the most.
+    pub(crate) fn most_trips(&self, settings: &Settings) -> f64 {
+        self.trips.iter().max().copied().unwrap_or(0) as f64 / settings.seconds
     }
 
-    pub(crate) fn print(&self, settings: &Settings, (slowest, ping, trips): (u64, u64, u64)) {
+    /// Returns the calls admitted by the first process, by those of the last.
+    pub(crate) fn spread(&self) -> f64 {
+        let most = self.admitted_by.iter().max().copied().unwrap_or(0) as f64;
+        most / self.admitted_by.iter().min().copied().unwrap_or(1).max(1) as f64
+    }
+
+    /// Returns how long after its return the last process noticed that the store was back, in seconds.
+    pub(crate) fn shared_again(&self) -> Option<f64> {
+        let returned = self.returned?;
+        let noticed = self
+            .back
+            .iter()
+            .map(|times| times.iter().find(|time| **time >= returned));
+        let last = noticed.collect::<Option<Vec<_>>>()?.into_iter().max()?;
+        Some((last - returned) as f64 / 1e6)
+    }
+
+    /// Returns the rate of admitted calls during the fault, by the configured rate.
+    pub(crate) fn during(&self, settings: &Settings) -> f64 {
+        let at = |part: f64| self.start + (settings.seconds * part * 1e6) as u64;
+        let count = |until| self.admitted.partition_point(|time| *time < until);
+        let admitted = count(at(FAULT.1)) - count(at(FAULT.0));
+        admitted as f64 / (settings.seconds * (FAULT.1 - FAULT.0)) / settings.rate as f64
+    }
+
+    pub(crate) fn print(&self, settings: &Settings) {
         let central = self.central(settings);
-        let admitted = self.admitted.len() as u64;
-        let most = self.by_node.iter().max().copied().unwrap_or(0) as f64;
-        let least = self.by_node.iter().min().copied().unwrap_or(1).max(1) as f64;
-        let limit = settings.rate as f64 * settings.seconds + settings.burst as f64;
-        print!(
-            "rate {} burst {} load {} {}: asked {} admitted {admitted} central {central} ({:+}) used {:.4} of rate*t+burst {:.4} \
-             burst explained {:.0} ({:.3}) most/least {:.2} trips/s and process {:.1} slowest {:.1} ms",
-            settings.rate,
-            settings.burst,
-            settings.load,
-            settings.outage,
+        println!(
+            "asked for {} admitted {}, one central limiter {}, {:.2} of the rate during the fault",
             self.arrived.len(),
-            admitted as i64 - central as i64,
-            admitted as f64 / central as f64,
-            admitted as f64 / limit,
-            self.explained(settings),
-            self.explained(settings) / settings.burst as f64,
-            most / least,
-            trips as f64 / settings.seconds / SHARES.len() as f64,
-            slowest as f64 / 1e3,
+            self.admitted.len(),
+            central.admitted,
+            self.during(settings),
         );
-        if settings.ping {
-            print!(" slowest PING {:.1} ms", ping as f64 / 1e3);
-        }
-        if matches!(settings.outage.as_str(), "kill" | "stop") {
-            let (from, to) = (settings.seconds * 0.4, settings.seconds * 0.7);
-            let during = self.admitted_between(from, to) as f64 / (to - from);
-            let after = self.admitted_between(to, to + 1.5) as f64 / 1.5;
-            print!(
-                " outage {:.3} of the rate, 1.5 s after it {:.3}",
-                during / settings.rate as f64,
-                after / settings.rate as f64,
-            );
-        }
-        println!();
+        println!(
+            "burst {}, smallest that explains all admitted calls {:.0}; most trips a second of a process {:.1}; \
+             slowest call {:.1} ms, slowest PING {:.1} ms",
+            settings.burst,
+            self.explained(settings),
+            self.most_trips(settings),
+            self.slowest,
+            self.ping,
+        );
     }
 }

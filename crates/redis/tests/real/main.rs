@@ -1,7 +1,8 @@
 //! The limits on a real server, started by each test. These tests use real time, because another process is
 //! involved; with `BACKSTOP_LONG=1` they run with more keys.
 
-#[path = "../examples/fleet/server.rs"]
+mod permits;
+#[path = "../../examples/fleet/server.rs"]
 #[allow(dead_code, reason = "shared with the example")]
 mod server;
 
@@ -12,12 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use backstop::shared_rate_limiter::SyncMode;
-use backstop::store::{
-    Hold, MemoryStore, PermitStore, Reply, Store, StoreError, StoreTime, Take, Taken,
-};
-use backstop::{
-    ManualClock, Quota, Reason, SharedBulkhead, SharedKeyedRateLimiter, SharedRateLimiter,
-};
+use backstop::store::{MemoryStore, Reply, Store, StoreError, StoreTime, Take, Taken};
+use backstop::{ManualClock, Quota, Reason, SharedKeyedRateLimiter, SharedRateLimiter};
 use backstop_redis::RedisStore;
 use server::Server;
 use tokio::sync::oneshot;
@@ -252,11 +249,15 @@ fn a_reply_that_panics_stops_no_other_request() {
 fn keys_expire_when_they_are_full() {
     with_server("keys_expire_when_they_are_full", |server| async move {
         let store = connect(&server).await;
-        let keys = if is_long() { 1_000_000 } else { 20_000 };
+        // Long enough that all keys are there together.
+        let (keys, full) = match is_long() {
+            true => (1_000_000, 60 * SECOND),
+            false => (20_000, SECOND / 2),
+        };
         let limits = SharedKeyedRateLimiter::<u64>::builder()
             .store(store)
             .key_by(|key| key.to_string())
-            .quota(Quota::per_second(2))
+            .quota(Quota::new(1, full))
             .store_timeout(PATIENT)
             .build()
             .unwrap();
@@ -285,15 +286,15 @@ fn keys_expire_when_they_are_full() {
         };
         let (at_once, idle) = (size(), Instant::now());
         assert!(at_once > 0);
-        // The time to full is half a second. The server expires keys in the background.
-        while size() > 0 && idle.elapsed() < Duration::from_secs(5) {
+        // The server deletes expired keys in the background.
+        while size() > 0 && idle.elapsed() < full + 5 * SECOND {
             sleep(Duration::from_millis(20)).await;
         }
-        println!(
-            "{keys} keys in {took:?}, {at_once} of them left, none after {:?}",
-            idle.elapsed()
-        );
-        assert!(idle.elapsed() < Duration::from_secs(3), "{} left", size());
+        let idle = idle.elapsed();
+        println!("{keys} keys in {took:?}, {at_once} of them left, none after {idle:?}");
+        // Other tests on this machine may suspend the server.
+        let most = full + if is_long() { SECOND } else { 2 * SECOND };
+        assert!(idle <= most, "{idle:?}, {} left", size());
         assert!(limits.snapshot().keys <= 100_000);
     });
 }
@@ -392,78 +393,6 @@ fn a_server_that_lost_its_memory_costs_at_most_a_burst() {
         );
         assert!(admitted <= limit + 2.0 * 200.0, "{admitted} of {limit}");
         assert!(admitted >= 0.9 * limit, "{admitted} of {limit}");
-    });
-}
-
-#[test]
-fn permits_of_a_killed_process_come_back_and_the_limit_holds() {
-    with_server("permits_of_a_killed_process", |server| async move {
-        let ttl = Duration::from_millis(1200);
-        let store = connect(&server).await;
-        // A process that holds seven permits and sends no further request.
-        let mut dead = Hold::new("key".into(), "dead".into(), 10, 7, ttl);
-        dead.in_use = 7;
-        assert_eq!(hold(&store, dead).await, 7);
-        let died = Instant::now();
-        let bulkhead = SharedBulkhead::builder()
-            .store(store)
-            .key("key")
-            .max_concurrent(10)
-            .ttl(ttl)
-            .store_timeout(ttl / 4)
-            .build()
-            .unwrap();
-        let keeper = bulkhead.clone();
-        tokio::spawn(async move { keeper.maintain().await });
-        let mut permits = Vec::new();
-        while let Ok(permit) = bulkhead.try_acquire().await {
-            permits.push(permit);
-        }
-        assert_eq!(permits.len(), 3, "the limit holds");
-        for _ in 0..7 {
-            permits.push(bulkhead.acquire_within(1, 5 * SECOND).await.unwrap());
-        }
-        let back = died.elapsed();
-        println!("seven permits back after {back:?}, time to live {ttl:?}");
-        assert!(
-            back >= ttl - Duration::from_millis(5) && back < 2 * ttl + SECOND,
-            "{back:?}"
-        );
-        assert!(bulkhead.try_acquire().await.is_err());
-        // The permits stay held beyond the time to live.
-        sleep(2 * ttl).await;
-        assert_eq!(bulkhead.snapshot().held, 10);
-        assert!(bulkhead.try_acquire().await.is_err());
-    });
-}
-
-async fn hold(store: &RedisStore, hold: Hold) -> u64 {
-    let (send, answer) = oneshot::channel();
-    let send = std::sync::Mutex::new(Some(send));
-    store.hold(
-        hold,
-        Reply::new(move |held| {
-            let _ = send.lock().unwrap().take().unwrap().send(held);
-        }),
-    );
-    answer.await.unwrap().unwrap().permits
-}
-
-#[test]
-fn a_late_request_for_permits_changes_nothing() {
-    with_server("a_late_request_for_permits", |server| async move {
-        let store = connect(&server).await;
-        let request = |instance: &str, permits, number| {
-            let mut hold = Hold::new("key".into(), instance.into(), 10, permits, 5 * SECOND);
-            hold.number = number;
-            hold
-        };
-        // As large as the numbers of a process: microseconds since 1970.
-        let first = 1_800_000_000_000_000;
-        assert_eq!(hold(&store, request("one", 8, first + 1)).await, 8);
-        assert_eq!(hold(&store, request("one", 1, first)).await, 8);
-        assert_eq!(hold(&store, request("other", 10, first)).await, 2);
-        assert_eq!(hold(&store, request("one", 1, first + 2)).await, 1);
     });
 }
 
