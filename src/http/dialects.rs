@@ -49,7 +49,8 @@ const SUFFIXES: [&str; 2] = ["requests", "tokens"];
 /// | `anthropic-ratelimit-requests-*`, `-tokens-*` | an RFC 3339 time | Anthropic |
 ///
 /// Times are relative to the response's `Date`, or to `now` without one. Negative numbers, and a limit of 0, mean
-/// unknown; fractions, as Reddit sends them, are rounded down. Returns nothing for a response from a cache (`Age` above 0), because its fields are outdated.
+/// unknown; fractions, as Reddit sends them, are rounded down. Returns nothing for a response from a cache (`Age`
+/// above 0), because its fields are outdated.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};

@@ -29,7 +29,10 @@ pub struct Decision {
     pub reset_after: Duration,
     /// The time until the call would be admitted, if no other call comes first. `None` if it is admitted now, or
     /// never because it costs more than the limit holds.
-    #[cfg_attr(feature = "config", serde(with = "crate::forms::optional_duration"))]
+    #[cfg_attr(
+        feature = "config",
+        serde(default, with = "crate::forms::optional_duration")
+    )]
     pub retry_after: Option<Duration>,
 }
 

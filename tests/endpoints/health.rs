@@ -459,20 +459,6 @@ fn a_node_that_is_left_alone_is_not_ejected() {
 }
 
 #[test]
-fn a_node_that_is_resumed_alone_is_not_ejected() {
-    let clock = ManualClock::new();
-    let endpoints = rotating(&clock, 2).panic_threshold(0.0).build().unwrap();
-    fail(&endpoints, 0, 5);
-    for node in [0, 1] {
-        drop(endpoints.drain(&name(node)));
-    }
-    assert!(endpoints.try_acquire().is_err());
-    assert!(endpoints.resume(&name(0)));
-    assert!(endpoints.try_acquire().is_ok());
-    assert_ne!(state(&endpoints, 0), NodeState::Ejected);
-}
-
-#[test]
 fn the_calls_that_a_new_node_does_not_take_are_spread_over_all_others() {
     let clock = ManualClock::new();
     let endpoints = rotating(&clock, 5).build().unwrap();

@@ -321,3 +321,17 @@ fn a_large_set_is_built_and_updated_in_linear_time() {
     );
     assert!(endpoints.try_acquire().is_ok());
 }
+
+#[test]
+fn a_node_that_is_resumed_alone_is_not_ejected() {
+    let clock = ManualClock::new();
+    let endpoints = rotating(&clock, 2).panic_threshold(0.0).build().unwrap();
+    fail(&endpoints, 0, 5);
+    for node in [0, 1] {
+        drop(endpoints.drain(&name(node)));
+    }
+    assert!(endpoints.try_acquire().is_err());
+    assert!(endpoints.resume(&name(0)));
+    assert!(endpoints.try_acquire().is_ok());
+    assert_ne!(state(&endpoints, 0), NodeState::Ejected);
+}
