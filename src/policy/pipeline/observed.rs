@@ -114,20 +114,20 @@ where
         observer: &'a PipelineObserver,
         clock: &'a ClockHandle,
     ) -> Self {
-        let call = Call {
-            start: cx.now(clock),
+        let start = CallStart {
+            at: cx.now(clock),
             clock,
             before: op.started(),
             op,
             observer,
         };
-        let starting = Starting { call: &call };
+        let starting = Starting { start: &start };
         let run = stack.run(Observed { op, observer }, cx);
         std::mem::forget(starting);
         Self::Observed {
             run,
             call: ObservedCall {
-                call,
+                start,
                 ending: Ending::Cancelled,
                 end: None,
             },
@@ -135,17 +135,17 @@ where
     }
 }
 
-/// A call that has begun.
-struct Call<'a, Op: Operation> {
+/// How a call began, for the report of its end.
+struct CallStart<'a, Op: Operation> {
     clock: &'a ClockHandle,
-    start: Instant,
+    at: Instant,
     /// Number of attempts that outer layers made before this call.
     before: u32,
     op: Op,
     observer: &'a PipelineObserver,
 }
 
-impl<Op: Operation> Call<'_, Op> {
+impl<Op: Operation> CallStart<'_, Op> {
     /// Reports the end, which is now if `end` is `None`.
     #[inline]
     fn report(&self, ending: Ending, end: Option<Instant>) {
@@ -155,7 +155,7 @@ impl<Op: Operation> Call<'_, Op> {
             self.observer.finished(
                 ending,
                 self.op.started().wrapping_sub(self.before),
-                end.saturating_duration_since(self.start),
+                end.saturating_duration_since(self.at),
             );
         });
         panics.resume();
@@ -164,19 +164,19 @@ impl<Op: Operation> Call<'_, Op> {
 
 /// Reports a panic of the layers that start a call. Forgotten once they have returned.
 struct Starting<'c, 'a, Op: Operation> {
-    call: &'c Call<'a, Op>,
+    start: &'c CallStart<'a, Op>,
 }
 
 impl<Op: Operation> Drop for Starting<'_, '_, Op> {
     #[cold]
     fn drop(&mut self) {
-        self.call.report(Ending::Panicked, None);
+        self.start.report(Ending::Panicked, None);
     }
 }
 
 /// A call whose end is reported when this is dropped.
 pub struct ObservedCall<'a, Op: Operation> {
-    call: Call<'a, Op>,
+    start: CallStart<'a, Op>,
     /// The ending to report if this is dropped now.
     ending: Ending,
     /// When it ended; `None` means now.
@@ -185,7 +185,7 @@ pub struct ObservedCall<'a, Op: Operation> {
 
 impl<Op: Operation> Drop for ObservedCall<'_, Op> {
     fn drop(&mut self) {
-        self.call.report(self.ending, self.end);
+        self.start.report(self.ending, self.end);
     }
 }
 
@@ -206,7 +206,7 @@ where
                 call.ending = Ending::Cancelled;
                 let mut outcome = ready!(polled);
                 call.ending = Ending::of(&outcome.result);
-                call.end = Some(outcome.finished(call.call.clock));
+                call.end = Some(outcome.finished(call.start.clock));
                 self.set(Self::Finished);
                 Poll::Ready(outcome)
             }
