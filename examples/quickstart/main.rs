@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use backstop::circuit_breaker::Trip;
 use backstop::{
-    Backoff, BoxPolicy, CircuitBreaker, Classify, ClassifyErrors, ConfigError, Error, Quota, Retry,
-    Standard, Verdict,
+    Backoff, BoxPolicy, CircuitBreaker, Classify, ClassifyErrors, ConfigError, Error, Health,
+    Quota, Retry, Standard, Verdict,
 };
 use futures::future::join_all;
 use http_body_util::{BodyExt, Empty};
@@ -54,7 +54,9 @@ enum HttpError {
 fn verdict(error: &HttpError) -> Verdict {
     match error {
         HttpError::Connection => Verdict::transient(),
-        HttpError::Status(429 | 503, after) => Verdict::throttled(*after),
+        HttpError::Status(503, after) => Verdict::throttled(*after),
+        // The quota of this caller is used up, which says nothing about the server.
+        HttpError::Status(429, after) => Verdict::throttled(*after).with_health(Health::Neutral),
         HttpError::Status(500.., _) => Verdict::transient(),
         HttpError::Status(..) => Verdict::permanent(),
     }

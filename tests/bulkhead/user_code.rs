@@ -54,6 +54,45 @@ fn a_call_runs_a_bounded_number_of_samples() {
     itself.lock().unwrap().take();
 }
 
+/// An algorithm during whose first sample 200 other calls end.
+#[derive(Clone, Debug)]
+struct Flooded(Busy);
+
+impl ConcurrencyLimit for Flooded {
+    fn limit(&self) -> u32 {
+        100
+    }
+
+    fn on_sample(&mut self, _: &Sample) {
+        if self.0.samples.fetch_add(1, Ordering::Relaxed) > 0 {
+            return;
+        }
+        let bulkhead = self.0.bulkhead.lock().unwrap().clone().unwrap();
+        for _ in 0..200 {
+            bulkhead.try_acquire().unwrap().success();
+        }
+    }
+}
+
+#[test]
+fn a_slow_algorithm_finds_no_more_than_64_samples_in_the_queue() {
+    let samples = Arc::<AtomicU32>::default();
+    let itself = Arc::default();
+    let flooded = Flooded(Busy {
+        bulkhead: Arc::clone(&itself),
+        samples: samples.clone(),
+    });
+    let bulkhead = Bulkhead::builder().adaptive(flooded).build().unwrap();
+    *itself.lock().unwrap() = Some(bulkhead.clone());
+    bulkhead.try_acquire().unwrap().success();
+    // Each call passes on its own sample and an older one.
+    for _ in 0..300 {
+        bulkhead.try_acquire().unwrap().success();
+    }
+    assert_eq!(samples.load(Ordering::Relaxed), 1 + 64 + 300);
+    itself.lock().unwrap().take();
+}
+
 /// An algorithm that blocks its caller until the barrier opens.
 #[derive(Clone, Debug)]
 struct Stuck(Arc<Barrier>);

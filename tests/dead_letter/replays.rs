@@ -267,6 +267,31 @@ fn a_rejected_letter_is_tried_again_after_the_time_that_the_policy_says() {
 }
 
 #[test]
+fn a_letter_that_was_rejected_counts_once_toward_the_limit() {
+    let open = Rejected::new("github", Reason::CircuitOpen).with_retry_after(SECOND);
+    for limit in 1..4 {
+        let clock = ManualClock::new();
+        let queue = full(&clock, 5);
+        let replay = queue.replay().limit(limit).wait_for_circuit(true);
+        let report = clock.block_on(replay.run_calls(|_| {
+            let is_open = clock.now() < backstop::Instant::ORIGIN + SECOND;
+            async move {
+                match is_open {
+                    true => Err(Error::<&str>::from(open)),
+                    false => Ok(()),
+                }
+            }
+        }));
+        let report = report.unwrap();
+        assert_eq!(
+            (report.progress.delivered, report.end),
+            (limit, ReplayEnd::Limit)
+        );
+        assert_eq!(report.progress.in_flight, 0);
+    }
+}
+
+#[test]
 fn a_circuit_that_rejects_many_replays_at_once_is_waited_out() {
     let clock = ManualClock::new();
     let queue = full(&clock, 20);

@@ -43,6 +43,17 @@ fn redaction_sees_letters_and_error_texts_before_they_are_stored() {
 }
 
 #[test]
+fn error_texts_are_cut_at_4096_bytes_by_default() {
+    let clock = ManualClock::new();
+    let queue = builder(&clock).build().unwrap();
+    clock.block_on(async {
+        let letter = backstop::dead_letter::NewLetter::new("a request".to_owned());
+        queue.push(letter.error("e".repeat(5000))).await.unwrap();
+        assert_eq!(all(&queue).await.remove(0).error().len(), 4096);
+    });
+}
+
+#[test]
 fn a_redaction_that_panics_stores_nothing_and_leaves_the_queue_usable() {
     let clock = ManualClock::new();
     let broken = Arc::new(AtomicBool::new(true));

@@ -309,6 +309,19 @@ async fn a_loop_of_ready_acquires_lets_other_tasks_run() {
 
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
+async fn an_acquire_that_waits_consumes_none_of_the_budget_of_its_task() {
+    let limiter = RateLimiter::new(Quota::per_second(1)).unwrap();
+    limiter.try_acquire().unwrap();
+    let mut waiter = Box::pin(limiter.acquire());
+    for _ in 0..1_000 {
+        assert!(futures::poll!(waiter.as_mut()).is_pending());
+    }
+    let other = RateLimiter::new(Quota::per_second(1)).unwrap();
+    assert!(futures::poll!(std::pin::pin!(other.acquire())).is_ready());
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
 async fn a_loop_of_ready_acquires_of_a_key_lets_other_tasks_run() {
     for quota in [
         Quota::per_second(1_000_000),

@@ -53,6 +53,25 @@ fn a_panic_in_the_code_of_a_key_costs_no_place() {
 }
 
 #[test]
+fn a_key_that_panics_when_it_makes_room_leaves_its_place_to_others() {
+    silence_panics();
+    for fuse in 1..12 {
+        let limits = limits(&ManualClock::new(), Overflow::Evict);
+        for key in 0..10 {
+            limits.try_acquire(&Key(key)).unwrap();
+        }
+        for key in 10..20 {
+            with_fuse(fuse, || limits.try_acquire(&Key(key)));
+            assert_eq!(limits.len(), count_keys(&limits), "fuse {fuse}");
+        }
+        for key in 20..30 {
+            limits.try_acquire(&Key(key)).unwrap();
+        }
+        assert_eq!(limits.len(), 10, "fuse {fuse}");
+    }
+}
+
+#[test]
 fn a_key_that_panics_when_it_is_evicted_costs_the_caller_no_tokens() {
     silence_panics();
     let mut panicked = 0;

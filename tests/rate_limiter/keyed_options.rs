@@ -33,6 +33,22 @@ const ALGORITHMS: [Quota; 7] = [
 ];
 
 #[test]
+fn a_tier_that_equals_the_default_when_its_key_is_added_keeps_its_quota() {
+    let clock = ManualClock::new();
+    let limits = builder(&clock, Quota::per_second(100))
+        .quota_for(|key| (*key == 7).then_some(Quota::per_second(100)))
+        .build()
+        .unwrap();
+    assert_eq!(limits.decide(&7, 1).limit, 100);
+    assert_eq!(limits.decide(&1, 1).limit, 100);
+    limits
+        .set_quota(Quota::per_second(1), Inherit::AsIs)
+        .unwrap();
+    assert_eq!(limits.peek(&7).unwrap().limit, 100);
+    assert_eq!(limits.peek(&1).unwrap().limit, 1);
+}
+
+#[test]
 fn a_change_of_the_default_quota_leaves_tiers_alone_even_those_of_the_same_value() {
     let clock = ManualClock::new();
     let limits = builder(&clock, Quota::per_second(1))

@@ -44,6 +44,9 @@ fn settings_without_meaning_are_errors_that_name_them() {
         (builder().store_timeout(Duration::ZERO), "store_timeout"),
         (builder().max_waiting(0).max_wait(second), "max_waiting"),
     ];
+    for ends in [Duration::from_millis(1), Duration::from_secs(10)] {
+        assert!(builder().sync_every(ends).build().is_ok());
+    }
     for (builder, setting) in cases {
         let text = format!("{builder:?}");
         let error = builder.build().unwrap_err().to_string();

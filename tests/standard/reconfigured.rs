@@ -307,6 +307,65 @@ fn a_ramp_up_that_is_switched_off_ends_at_once() {
 }
 
 #[test]
+fn a_ramp_up_that_is_switched_on_begins_when_the_circuit_closes() {
+    let clock = ManualClock::new();
+    let rules = || CircuitBreaker::builder().half_open(HalfOpen::successes(1));
+    let standard = standard(&clock)
+        .without_retry()
+        .breaker(rules())
+        .build()
+        .unwrap();
+    let breaker = standard.breaker().unwrap();
+    breaker.half_open();
+    standard
+        .reconfigure(standard.config().breaker(rules().ramp_up(s(1000))))
+        .unwrap();
+    breaker.try_acquire().unwrap().success();
+    let admitted = (0..1000).filter(|_| breaker.try_acquire().is_ok());
+    assert!(admitted.count() < 500);
+}
+
+#[test]
+fn a_limiter_gets_another_algorithm() {
+    let clock = ManualClock::new();
+    let quota = Quota::per_second(3);
+    let algorithms = [
+        quota.fixed_window(),
+        quota.sliding_log(),
+        quota,
+        quota.sliding_counter(),
+        quota.leaky_bucket(3),
+        quota.warm_up(s(1), 2),
+    ];
+    let standard = standard(&clock).quota(quota).build().unwrap();
+    for quota in algorithms {
+        standard
+            .reconfigure(standard.config().quota(quota))
+            .unwrap();
+        assert_eq!(standard.snapshot().limiter.unwrap().quotas, [quota]);
+    }
+}
+
+#[test]
+fn a_budget_of_ones_own_is_replaced_and_removed() {
+    let clock = ManualClock::new();
+    let empty = || RetryBudget::tokens().capacity(0).build().unwrap();
+    let standard = standard(&clock).budget(empty()).build().unwrap();
+    assert_eq!(fail(&clock, &standard).0, 1);
+    let change = |config| standard.reconfigure(config).unwrap();
+    change(standard.config().without_budget());
+    assert_eq!(fail(&clock, &standard).0, 3);
+    change(standard.config().budget(empty()));
+    assert_eq!(fail(&clock, &standard).0, 1);
+    change(
+        standard
+            .config()
+            .budget(RetryBudget::tokens().build().unwrap()),
+    );
+    assert_eq!(fail(&clock, &standard).0, 3);
+}
+
+#[test]
 fn failures_leave_the_window_however_often_the_same_settings_are_loaded() {
     let clock = ManualClock::new();
     let rules = || CircuitBreaker::builder().trip_on(Trip::failures(5).within(s(30)));
