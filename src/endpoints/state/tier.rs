@@ -223,13 +223,8 @@ impl Tier {
             drawn[count] = at;
             count += 1;
         }
-        if choices > 1 {
-            // The draws favor late nodes for late positions, so the first candidate is chosen at random.
-            let first = request.random.below(choices);
-            drawn.swap(0, first);
-        }
         if request.tried.is_empty() && !self.has_new {
-            return &drawn[..count];
+            return shuffled(&mut drawn[..count], &mut request.random);
         }
         self.redraw(count, drawn, request, slow_start)
     }
@@ -253,9 +248,9 @@ impl Tier {
             }
         }
         if kept > 0 {
-            return &drawn[..kept];
+            return shuffled(&mut drawn[..kept], &mut request.random);
         }
-        // Reservoir sampling. Nodes in slow start last, so that they get no more than their share.
+        // Reservoir sampling (algorithm R). Nodes in slow start last, so that they get no more than their share.
         for may_be_new in [false, true] {
             let mut seen = 0;
             for (at, entry) in self.entries.iter().enumerate() {
@@ -274,7 +269,7 @@ impl Tier {
                 seen += 1;
             }
             if seen > 0 {
-                return &drawn[..seen.min(count)];
+                return shuffled(&mut drawn[..seen.min(count)], &mut request.random);
             }
         }
         &drawn[..count]
@@ -347,4 +342,14 @@ impl Tier {
         };
         best.or_else(any).map(|(_, entry)| entry)
     }
+}
+
+/// Shuffles drawn nodes (Fisher and Yates). The draws favor some nodes for the first positions, and the first of equally
+/// good nodes is picked.
+#[inline]
+fn shuffled<'d>(drawn: &'d mut [usize], random: &mut Stream) -> &'d [usize] {
+    for place in (1..drawn.len()).rev() {
+        drawn.swap(place, random.below(place + 1));
+    }
+    drawn
 }

@@ -107,6 +107,48 @@ fn equal_nodes_are_picked_equally_often() {
 }
 
 #[test]
+fn nodes_that_are_equally_idle_are_picked_equally_often() {
+    let machine = machine(10, rules());
+    for node in [0, 3, 4, 7, 8] {
+        stats(&machine, node).enter();
+    }
+    let routes = Routes::new(&machine, at(1));
+    for choices in [2, 3, 4] {
+        let mut counts = [0_u32; 10];
+        for seed in 0..20_000 {
+            let mut request = request(Strategy::LeastLoaded(choices), seed * 7);
+            counts[routes.pick(&mut request).unwrap().entry.index as usize] += 1;
+        }
+        let idle = [1, 2, 5, 6, 9].map(|node| counts[node]);
+        let mean = idle.iter().sum::<u32>() / 5;
+        assert!(
+            idle.iter().all(|count| count.abs_diff(mean) < mean / 15),
+            "{choices}: {counts:?}"
+        );
+    }
+}
+
+#[test]
+fn nodes_that_were_not_tried_are_picked_equally_often() {
+    let machine = machine(10, rules());
+    let routes = Routes::new(&machine, at(1));
+    for choices in [1, 2, 3] {
+        let mut counts = [0_u32; 10];
+        for seed in 0..20_000 {
+            let mut request = request(Strategy::LeastLoaded(choices), seed * 7);
+            request.tried = (0..6).fold(TriedNodes::NONE, TriedNodes::with);
+            counts[routes.pick(&mut request).unwrap().entry.index as usize] += 1;
+        }
+        assert!(
+            counts[6..]
+                .iter()
+                .all(|count| (4_600..5_400).contains(count)),
+            "{choices}: {counts:?}"
+        );
+    }
+}
+
+#[test]
 fn turns_follow_the_weights_evenly() {
     let mut machine = machine(3, rules());
     let turns = |machine: &Machine, count: u64| -> Vec<u32> {
