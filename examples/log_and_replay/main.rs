@@ -71,7 +71,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "more than what was in flight was repeated"
     );
     println!(
-        "every payment was charged once; the service recognized {repeated} repetitions by their idempotency keys"
+        "every payment was charged once; repetitions that the service recognized by their idempotency keys: {repeated}"
     );
     std::fs::remove_dir_all(&folder)?;
     Ok(())
