@@ -180,8 +180,8 @@ fn leased_tokens_go_back_when_their_time_is_over() {
     assert_eq!(granted.as_micros(), 1_000_004);
 }
 
-#[test]
-fn without_the_store_a_cost_above_the_lease_spends_all_of_it() {
+/// Returns a lease of four tokens whose store is lost, with that contact and the time.
+fn lost_with_four_tokens() -> (Lease, Contact, Instant) {
     let mut lease = lease(1000, 100, SyncMode::Leased);
     for call in 0..3 {
         trip(&mut lease, at(call), 1, |ask| ask);
@@ -194,24 +194,19 @@ fn without_the_store_a_cost_above_the_lease_spends_all_of_it() {
     };
     let now = at(10_000);
     lease.sync(now, lost);
+    (lease, lost, now)
+}
+
+#[test]
+fn without_the_store_a_cost_above_the_lease_spends_all_of_it() {
+    let (mut lease, lost, now) = lost_with_four_tokens();
     assert!(lease.admit(now, 5));
     assert_eq!(lease.held(), 0);
 }
 
 #[test]
 fn without_the_store_the_lease_is_spent_and_then_the_share() {
-    let mut lease = lease(1000, 100, SyncMode::Leased);
-    for call in 0..3 {
-        trip(&mut lease, at(call), 1, |ask| ask);
-        while call < 2 && lease.admit(at(call), 1) {}
-    }
-    assert_eq!(lease.held(), 4);
-    let lost = Contact::Lost {
-        number: 1,
-        probe_at: at(60_000),
-    };
-    let now = at(10_000);
-    lease.sync(now, lost);
+    let (mut lease, lost, now) = lost_with_four_tokens();
     let mut admitted = 0;
     while lease.admit(now, 1) {
         admitted += 1;

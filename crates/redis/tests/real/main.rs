@@ -2,6 +2,7 @@
 //! involved; with `BACKSTOP_LONG=1` they run with more keys.
 
 mod permits;
+mod read_only;
 #[path = "../../examples/fleet/server.rs"]
 #[allow(dead_code, reason = "shared with the example")]
 mod server;
@@ -22,7 +23,17 @@ use tokio::time::sleep;
 
 /// Runs a test with a server of its own, or prints that the test is skipped.
 fn with_server<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Server) -> F) {
-    let Some(server) = Server::start() else {
+    with_servers(name, 1, |mut servers| test(servers.remove(0)));
+}
+
+/// Runs a test with this many servers of its own, or prints that the test is skipped.
+fn with_servers<F: Future<Output = ()>>(
+    name: &str,
+    count: usize,
+    test: impl FnOnce(Vec<Server>) -> F,
+) {
+    let servers: Option<Vec<Server>> = (0..count).map(|_| Server::start()).collect();
+    let Some(servers) = servers else {
         eprintln!("\n*** SKIPPED {name}: redis-server is not installed ***\n");
         return;
     };
@@ -30,7 +41,7 @@ fn with_server<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Server) -> 
         .worker_threads(2)
         .enable_all()
         .build();
-    runtime.unwrap().block_on(test(server));
+    runtime.unwrap().block_on(test(servers));
 }
 
 fn is_long() -> bool {

@@ -1,10 +1,5 @@
 //! Servers that answer and reject writes: a demoted primary, and one without memory. Real servers, real time.
 
-#[path = "../examples/fleet/server.rs"]
-#[allow(dead_code, reason = "shared with the example")]
-mod server;
-
-use std::future::Future;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -14,26 +9,10 @@ use std::time::{Duration, Instant};
 
 use backstop::{Event, Quota, SharedRateLimiter};
 use backstop_redis::RedisStore;
-use server::Server;
 use tokio::time::sleep;
 
-/// Starts this many servers and runs a test with them, or prints that the test is skipped.
-fn with_servers<F: Future<Output = ()>>(
-    name: &str,
-    count: usize,
-    test: impl FnOnce(Vec<Server>) -> F,
-) {
-    let servers: Option<Vec<Server>> = (0..count).map(|_| Server::start()).collect();
-    let Some(servers) = servers else {
-        eprintln!("\n*** SKIPPED {name}: redis-server is not installed ***\n");
-        return;
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    runtime.unwrap().block_on(test(servers));
-}
+use crate::server::Server;
+use crate::with_servers;
 
 fn port(server: &Server) -> u16 {
     let url = server.url();
