@@ -199,7 +199,7 @@ fn lost_with_four_tokens() -> (Lease, Contact, Instant) {
 
 #[test]
 fn without_the_store_a_cost_above_the_lease_spends_all_of_it() {
-    let (mut lease, lost, now) = lost_with_four_tokens();
+    let (mut lease, _, now) = lost_with_four_tokens();
     assert!(lease.admit(now, 5));
     assert_eq!(lease.held(), 0);
 }
