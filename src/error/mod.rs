@@ -9,7 +9,7 @@ mod rejected;
 mod timed_out;
 
 pub use self::config::ConfigError;
-pub(crate) use self::rejected::Because;
+pub(crate) use self::rejected::ReasonSuffix;
 pub(crate) use self::rejected::Rejection;
 pub use self::rejected::{Reason, Rejected};
 pub use self::timed_out::TimedOut;

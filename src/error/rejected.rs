@@ -121,7 +121,12 @@ impl fmt::Debug for Rejected {
 
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rejected by {}{}", self.policy, Because(self.reason()))?;
+        write!(
+            f,
+            "rejected by {}{}",
+            self.policy,
+            ReasonSuffix(self.reason())
+        )?;
         match self.retry_after() {
             Some(after) => write!(f, ", retry after {}", Rounded(after)),
             None => Ok(()),
@@ -129,10 +134,11 @@ impl fmt::Display for Rejected {
     }
 }
 
-/// A reason after what was rejected. Nothing for [`Reason::Custom`], which the name of the policy explains.
-pub(crate) struct Because(pub(crate) Reason);
+/// The end of a text about a rejection: a colon and the reason. Empty for [`Reason::Custom`], which the name of the policy
+/// explains.
+pub(crate) struct ReasonSuffix(pub(crate) Reason);
 
-impl fmt::Display for Because {
+impl fmt::Display for ReasonSuffix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Reason::Custom => Ok(()),

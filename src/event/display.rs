@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::count::Count;
 use super::{Ending, Event};
-use crate::error::Because;
+use crate::error::ReasonSuffix;
 use crate::instant::Rounded;
 
 impl fmt::Display for Event {
@@ -43,14 +43,14 @@ impl fmt::Display for Event {
                 retry_after,
                 ..
             } => {
-                write!(f, "rejected a call{}", Because(*reason))?;
+                write!(f, "rejected a call{}", ReasonSuffix(*reason))?;
                 match retry_after {
                     Some(after) => write!(f, ", retry after {}", Rounded(*after)),
                     None => Ok(()),
                 }
             }
             Self::WouldReject { reason, .. } => {
-                write!(f, "would have rejected a call{}", Because(*reason))
+                write!(f, "would have rejected a call{}", ReasonSuffix(*reason))
             }
             Self::Waited { waited, .. } => {
                 write!(f, "admitted a call after it waited {}", Rounded(*waited))

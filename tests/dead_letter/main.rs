@@ -11,6 +11,7 @@ mod foreign_files;
 mod kills;
 mod letters;
 mod replays;
+mod replays_of_discarded_letters;
 mod replays_through_policies;
 mod user_code;
 #[path = "../watchdog/mod.rs"]

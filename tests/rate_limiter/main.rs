@@ -8,6 +8,7 @@ mod hostile_keys;
 mod keyed;
 mod keyed_feedback;
 mod keyed_options;
+mod keyed_pauses;
 mod known_faults;
 mod overflow;
 mod panics;

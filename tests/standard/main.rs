@@ -1,6 +1,7 @@
 //! The standard stack: its order, its contradictions, and what stays when it is reconfigured.
 
 mod reconfigured;
+mod reconfigured_breaker;
 mod removed_layers;
 
 use std::future::pending;

@@ -1,0 +1,203 @@
+//! What changes and what stays of the breaker when a stack is reconfigured.
+
+use backstop::circuit_breaker::HalfOpen;
+
+use super::*;
+use crate::reconfigured::fail_times;
+
+#[test]
+fn the_window_of_the_breaker_stays_when_its_settings_change() {
+    let clock = ManualClock::new();
+    let rate = |rate: f64| {
+        let trip = Trip::failure_rate(rate).within(s(30)).min_calls(4);
+        CircuitBreaker::builder().trip_on(trip)
+    };
+    let standard = standard(&clock)
+        .without_retry()
+        .breaker(rate(1.0))
+        .build()
+        .unwrap();
+    let good = || {
+        clock
+            .block_on(standard.call(|| async { Ok::<_, &str>(()) }))
+            .unwrap()
+    };
+    good();
+    fail_times(&clock, &standard, 3);
+    let counts = || {
+        let seen = standard.snapshot().breaker.unwrap();
+        (seen.state, seen.calls, seen.failures)
+    };
+    assert_eq!(counts(), (State::Closed, 4, 3));
+    // The same rules in a new builder are no change: the window moves on.
+    let same = standard.breaker().unwrap();
+    standard
+        .reconfigure(standard.config().breaker(rate(1.0)).attempt_timeout(s(3)))
+        .unwrap();
+    same.trip();
+    assert_eq!(counts().0, State::Open, "it is the same breaker");
+    same.close();
+    good();
+    fail_times(&clock, &standard, 3);
+    standard
+        .reconfigure(standard.config().breaker(rate(0.7)))
+        .unwrap();
+    assert_eq!(counts(), (State::Closed, 4, 3));
+    fail(&clock, &standard);
+    assert_eq!(counts().0, State::Open, "four of five have failed");
+    // A break goes on under other rules, and while the breaker was removed.
+    standard
+        .reconfigure(standard.config().breaker(rate(0.9)))
+        .unwrap();
+    assert_eq!(
+        fail(&clock, &standard).1.reason(),
+        Some(Reason::CircuitOpen)
+    );
+    standard
+        .reconfigure(standard.config().without_breaker())
+        .unwrap();
+    assert_eq!(fail(&clock, &standard).0, 1);
+    standard
+        .reconfigure(standard.config().breaker(rate(0.9)))
+        .unwrap();
+    assert_eq!(
+        fail(&clock, &standard).1.reason(),
+        Some(Reason::CircuitOpen)
+    );
+}
+
+#[test]
+fn thresholds_change_in_place() {
+    let clock = ManualClock::new();
+    let rules = |k: u32| {
+        let trip = Trip::failures(k).within(s(30));
+        CircuitBreaker::builder().trip_on(trip)
+    };
+    let standard = standard(&clock)
+        .without_retry()
+        .breaker(rules(10))
+        .build()
+        .unwrap();
+    let breaker = standard.breaker().unwrap();
+    let change = |breaker| {
+        standard
+            .reconfigure(standard.config().breaker(breaker))
+            .unwrap()
+    };
+    let failures = || standard.snapshot().breaker.unwrap().failures;
+    fail(&clock, &standard);
+    clock.advance(s(20));
+    fail(&clock, &standard);
+    // Each failure leaves the window when it would have.
+    change(rules(4).ramp_up(s(9)));
+    assert_eq!(failures(), 2);
+    clock.advance(s(11));
+    assert_eq!(failures(), 1);
+    // A call in flight counts, by the new rules.
+    let in_flight = breaker.try_acquire().unwrap();
+    change(rules(2));
+    in_flight.failure();
+    assert_eq!(breaker.state(), State::Open, "{breaker:?}");
+    assert_eq!(standard.breaker().unwrap().state(), State::Open);
+    breaker.reset();
+    // Isolation and subscriptions last.
+    let mut transitions = breaker.subscribe();
+    let isolation = breaker.isolate();
+    change(rules(3).break_for(Backoff::fixed(s(7)).jitter(Jitter::None)));
+    assert_eq!(fail(&clock, &standard).1.reason(), Some(Reason::Isolated));
+    drop(isolation);
+    fail_times(&clock, &standard, 3);
+    let mut last = None;
+    while let Some(transition) = transitions.try_next() {
+        last = Some(transition);
+    }
+    let last = last.unwrap();
+    assert_eq!((last.to, last.break_for), (State::Open, Some(s(7))));
+    // Back to rules that were in force before.
+    change(rules(10));
+    breaker.close();
+    fail_times(&clock, &standard, 9);
+    assert_eq!(breaker.state(), State::Closed);
+    fail(&clock, &standard);
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[test]
+fn a_circuit_that_is_half_open_goes_by_the_new_rules() {
+    let clock = ManualClock::new();
+    let of = |n| CircuitBreaker::builder().half_open(HalfOpen::successes(n));
+    let standard = standard(&clock)
+        .without_retry()
+        .breaker(of(3))
+        .build()
+        .unwrap();
+    let breaker = standard.breaker().unwrap();
+    breaker.half_open();
+    breaker.try_acquire().unwrap().success();
+    standard
+        .reconfigure(standard.config().breaker(of(2)))
+        .unwrap();
+    assert_eq!(breaker.snapshot().probes_free, 1);
+    breaker.try_acquire().unwrap().success();
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[test]
+fn a_ramp_up_that_is_switched_off_ends_at_once() {
+    let clock = ManualClock::new();
+    let slow = |over| {
+        CircuitBreaker::builder()
+            .ramp_up(over)
+            .half_open(HalfOpen::successes(1))
+    };
+    let standard = standard(&clock)
+        .without_retry()
+        .breaker(slow(s(1000)))
+        .build()
+        .unwrap();
+    let breaker = standard.breaker().unwrap();
+    breaker.half_open();
+    breaker.try_acquire().unwrap().success();
+    standard
+        .reconfigure(standard.config().breaker(slow(s(0))))
+        .unwrap();
+    assert!((0..100).all(|_| breaker.try_acquire().is_ok()));
+}
+
+#[test]
+fn a_ramp_up_that_is_switched_on_begins_when_the_circuit_closes() {
+    let clock = ManualClock::new();
+    let rules = || CircuitBreaker::builder().half_open(HalfOpen::successes(1));
+    let standard = standard(&clock)
+        .without_retry()
+        .breaker(rules())
+        .build()
+        .unwrap();
+    let breaker = standard.breaker().unwrap();
+    breaker.half_open();
+    standard
+        .reconfigure(standard.config().breaker(rules().ramp_up(s(1000))))
+        .unwrap();
+    breaker.try_acquire().unwrap().success();
+    let admitted = (0..1000).filter(|_| breaker.try_acquire().is_ok());
+    assert!(admitted.count() < 500);
+}
+
+#[test]
+fn failures_leave_the_window_however_often_the_same_settings_are_loaded() {
+    let clock = ManualClock::new();
+    let rules = || CircuitBreaker::builder().trip_on(Trip::failures(5).within(s(30)));
+    let standard = standard(&clock)
+        .without_retry()
+        .breaker(rules())
+        .build()
+        .unwrap();
+    for _ in 0..20 {
+        fail(&clock, &standard);
+        clock.advance(s(10));
+        standard
+            .reconfigure(standard.config().breaker(rules()))
+            .unwrap();
+    }
+    assert_eq!(standard.snapshot().breaker.unwrap().state, State::Closed);
+}
