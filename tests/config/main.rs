@@ -8,6 +8,7 @@ mod reload;
 #[cfg(feature = "schema")]
 mod schema;
 mod snapshots;
+mod under_load;
 mod watched;
 
 use backstop::ManualClock;

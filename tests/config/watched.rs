@@ -13,10 +13,10 @@ use backstop::config::{LoadError, Registry, Value};
 use backstop::{Event, ManualClock};
 
 /// A folder that is removed at the end of a test.
-struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path =
             std::env::temp_dir().join(format!("backstop-config-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
@@ -24,7 +24,7 @@ impl Folder {
         Self(path)
     }
 
-    fn join(&self, name: &str) -> PathBuf {
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
