@@ -48,7 +48,7 @@ fn make_calls(client: &backstop::Standard, is_done: &AtomicBool, calls: &AtomicU
     }
 }
 
-/// Each way of replacing a file, by the attempts that its new text allows. `0` stands for a file that is refused.
+/// Each way of replacing a file, by the attempts that its new text allows. With 0 attempts the file is rejected.
 fn ways(folder: &Folder, path: &Path) -> Vec<(&'static str, u32, Box<dyn Fn()>)> {
     let path = path.to_owned();
     let other = folder.join("new.toml");
