@@ -200,6 +200,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!();
         curves.push(curve);
     }
+    if let Some(folder) = std::path::Path::new(&path).parent() {
+        std::fs::create_dir_all(folder)?;
+    }
     std::fs::write(&path, plot::svg(&curves))?;
     println!("plot: {path}");
     Ok(())

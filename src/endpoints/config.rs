@@ -217,7 +217,7 @@ impl<N> EndpointsBuilder<N> {
     }
 
     /// Sets how much more than its usual load a priority can take, from 1 to 100. With 1.4, the default, it gets all
-    /// calls until less than 72 % of its nodes are available.
+    /// calls until less than 71.4 % of its nodes are available.
     pub const fn overprovisioning(mut self, factor: f64) -> Self {
         self.overprovisioning = factor;
         self

@@ -52,7 +52,8 @@ pub enum Error<E> {
 }
 
 impl<E> Error<E> {
-    /// Returns whether a policy rejected the call. Then no attempt of it was executed.
+    /// Returns whether a policy rejected the call. Then no attempt of it was executed, except under a retry with
+    /// [`return_rejection`](crate::retry::RetryBuilder::return_rejection).
     pub const fn is_rejected(&self) -> bool {
         matches!(self, Self::Rejected(_))
     }

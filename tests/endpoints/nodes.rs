@@ -335,3 +335,29 @@ fn a_node_that_is_resumed_alone_is_not_ejected() {
     assert!(endpoints.try_acquire().is_ok());
     assert_ne!(state(&endpoints, 0), NodeState::Ejected);
 }
+
+#[test]
+fn slow_start_is_skipped_when_calls_are_rare() {
+    let clock = ManualClock::new();
+    for (per_second, is_slow) in [(5, false), (12, true)] {
+        // Six nodes, so that five calls a second are less than one for each.
+        let endpoints = rotating(&clock, 6).build().unwrap();
+        let calls_in = |seconds: u32| {
+            let mut of_new = 0;
+            for _ in 0..seconds * per_second {
+                clock.advance(SECOND / per_second);
+                let permit = endpoints.try_acquire().unwrap();
+                of_new += u32::from(**permit.node() == 6);
+                permit.success();
+            }
+            of_new
+        };
+        calls_in(40);
+        endpoints.update(nodes(1..7)).unwrap();
+        let of_new = calls_in(6);
+        match is_slow {
+            true => assert!(of_new < 6, "{of_new} of 72"),
+            false => assert!((4..=6).contains(&of_new), "{of_new} of 30"),
+        }
+    }
+}

@@ -201,3 +201,21 @@ fn failures_leave_the_window_however_often_the_same_settings_are_loaded() {
     }
     assert_eq!(standard.snapshot().breaker.unwrap().state, State::Closed);
 }
+
+#[test]
+fn a_new_breaker_is_not_isolated_with_the_old_one() {
+    let clock = ManualClock::new();
+    let standard = standard(&clock).without_retry().build().unwrap();
+    let old = standard.breaker().unwrap();
+    let isolation = old.isolate();
+    let other = CircuitBreaker::builder().measure_durations(true);
+    standard
+        .reconfigure(standard.config().breaker(other))
+        .unwrap();
+    let states = || (old.state(), standard.breaker().unwrap().state());
+    assert_eq!(states(), (State::Isolated, State::Closed));
+    drop(isolation);
+    assert_eq!(states(), (State::Closed, State::Closed));
+    let _isolation = old.isolate();
+    assert_eq!(states(), (State::Isolated, State::Closed));
+}

@@ -49,7 +49,8 @@ impl FileSink {
 }
 
 impl FileSinkBuilder {
-    /// Sets the largest number of letters. Each takes about 100 bytes of memory.
+    /// Sets the largest number of letters. Each takes about 100 bytes of memory, and the
+    /// error text of its last replay.
     pub const fn max_letters(mut self, letters: u64) -> Self {
         self.settings.limits.max_letters = letters;
         self

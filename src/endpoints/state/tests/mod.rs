@@ -137,6 +137,23 @@ fn calls_spill_over_as_in_the_tables_of_envoy() {
 }
 
 #[test]
+fn the_first_priority_gets_all_calls_down_to_five_sevenths_of_its_nodes() {
+    for (available, total, percent) in [
+        (5, 7, 100),
+        (143, 200, 100),
+        (715, 1000, 100),
+        (714, 1000, 99),
+    ] {
+        let next = Level {
+            available: 1,
+            total: 1,
+        };
+        let shares = spread(&[Level { available, total }, next], 1.4, 0.5);
+        assert_eq!(shares[0].percent, percent, "{available} of {total}");
+    }
+}
+
+#[test]
 fn the_first_level_in_use_gets_what_rounding_leaves() {
     let levels = [1, 50, 22].map(|available| Level {
         available,
