@@ -39,8 +39,8 @@ macro_rules! permit {
                 self.end(Ending::Overloaded);
             }
 
-            /// Records a classifier's verdict and releases the permit. Healthy is a success, throttled and timed out
-            /// are overload, and other verdicts give an adaptive limit no sample.
+            /// Records a classifier's verdict and releases the permit. Healthy is a success, an unhealthy throttled or
+            /// timed out is an overload, and other verdicts give an adaptive limit no sample.
             pub fn record(mut self, verdict: &Verdict) {
                 self.end(Ending::of(verdict));
             }

@@ -121,6 +121,8 @@ impl CircuitBreakerBuilder {
     /// fail. The backoff restarts when the circuit closes. Default 5 s, doubled up to 300 s, with equal jitter.
     ///
     /// A growing backoff without [`max`](Backoff::max) is capped at 300 s, or at its first delay if that is longer.
+    /// Jitter is that of the backoff: full by default, so that a break may be close to zero.
+    /// [`Jitter::Equal`](crate::Jitter::Equal) keeps half of it.
     /// [`Duration::MAX`] stays open until [`close`](CircuitBreaker::close) or [`reset`](CircuitBreaker::reset).
     /// [`Backoff::NONE`] admits probes at once.
     pub fn break_for(mut self, backoff: Backoff) -> Self {

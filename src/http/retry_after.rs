@@ -10,8 +10,8 @@ use super::date::{parse_http_date, seconds_rounded_up, server_time, whole_number
 ///
 /// The field holds seconds, as digits, or a date in one of the three HTTP formats. A date is relative to the
 /// response's `Date`, so that the clocks of client and server need not agree, or to `now` without one; a past date is
-/// zero. A malformed field is ignored. Very large numbers saturate: the retry's [hint rule](crate::HintRule) caps
-/// them.
+/// zero. A malformed field is ignored. Very large numbers saturate: the retry's [hint rule](crate::HintRule) decides
+/// about a wait that is too long.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};

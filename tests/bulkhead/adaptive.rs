@@ -7,7 +7,7 @@ use std::time::Duration;
 use backstop::bulkhead::limit::{
     Aimd, Calibration, ConcurrencyLimit, Correlated, Gradient, Gradient2, Sample, Vegas, Windowed,
 };
-use backstop::{Bulkhead, Event, ManualClock, Policy, Timeout, Verdict};
+use backstop::{Bulkhead, Classify, Event, Health, ManualClock, Policy, Timeout, Verdict};
 
 use super::server::{Server, open_loop};
 use super::watchdog::within_a_minute;
@@ -342,4 +342,60 @@ fn an_algorithm_may_use_its_own_bulkhead() {
         bulkhead.try_acquire().unwrap().success();
         assert_eq!(bulkhead.snapshot().in_flight, 0);
     });
+}
+
+/// Records what each sample says: whether it is an overload, and the latency.
+#[derive(Clone, Debug, Default)]
+struct Recorder(Arc<Mutex<Vec<(bool, Duration)>>>);
+
+impl ConcurrencyLimit for Recorder {
+    fn limit(&self) -> u32 {
+        5
+    }
+
+    fn on_sample(&mut self, sample: &Sample) {
+        let seen = (sample.overloaded, sample.latency);
+        self.0.lock().unwrap().push(seen);
+    }
+}
+
+#[test]
+fn each_result_of_a_call_gives_the_documented_sample() {
+    let clock = &ManualClock::new();
+    let recorder = Recorder::default();
+    let bulkhead = &on(clock).adaptive(recorder.clone()).build().unwrap();
+    let samples = || std::mem::take(&mut *recorder.0.lock().unwrap());
+    let slow = || async {
+        clock.sleep(ms(10)).await;
+        Ok::<_, Verdict>(())
+    };
+    let (good, overload) = ([(false, ms(10))], [(true, ms(5))]);
+    for (verdict, samples_of_it) in [
+        (Verdict::success(), &good[..]),
+        (Verdict::permanent(), &good),
+        (Verdict::transient(), &[]),
+        (Verdict::throttled(None), &[(true, ms(10))]),
+        (Verdict::throttled(None).with_health(Health::Neutral), &[]),
+    ] {
+        let fails = || async { slow().await.and(Err::<(), _>(verdict)) };
+        let stack = (bulkhead, Classify::errors(|verdict: &Verdict| *verdict));
+        assert!(clock.block_on(stack.call(fails)).is_err());
+        assert_eq!(samples(), samples_of_it, "{verdict:?}");
+    }
+    let timeout = Timeout::builder().after(ms(5)).clock(clock.clone());
+    let timeout = &timeout.build().unwrap();
+    assert!(clock.block_on((bulkhead, timeout).call(slow)).is_err());
+    assert_eq!(samples(), overload, "a timeout inside");
+    assert!(clock.block_on((timeout, bulkhead).call(slow)).is_err());
+    assert_eq!(samples(), overload, "a timeout outside");
+    let ignores = on(clock).adaptive(recorder.clone());
+    let ignores = ignores.cancel_is_overload(false).build().unwrap();
+    assert!(clock.block_on((timeout, &ignores).call(slow)).is_err());
+    let full = Bulkhead::builder().max_concurrent(1).build().unwrap();
+    let _permit = full.try_acquire().unwrap();
+    assert!(clock.block_on((bulkhead, &full).call(slow)).is_err());
+    let panics = || async { panic!("a bug") as Result<(), ()> };
+    let call = std::panic::AssertUnwindSafe(|| clock.block_on(bulkhead.call(panics)));
+    assert!(std::panic::catch_unwind(call).is_err());
+    assert_eq!(samples(), [], "no signs of overload");
 }

@@ -171,3 +171,26 @@ fn a_growing_break_is_capped_at_300_seconds_by_default() {
         assert_eq!(breaker.snapshot().retry_after, Some(cap));
     }
 }
+
+#[test]
+fn a_break_has_the_jitter_of_its_backoff_and_by_default_lasts_at_least_half() {
+    let breaks = |backoff: Option<Backoff>| {
+        let lengths = (0..200).map(|seed| {
+            let builder = CircuitBreaker::builder().trip_on(Trip::consecutive(1));
+            let builder = builder.seed(seed).clock(ManualClock::new());
+            let builder = match &backoff {
+                Some(backoff) => builder.break_for(backoff.clone()),
+                None => builder,
+            };
+            let breaker = builder.build().unwrap();
+            breaker.try_acquire().unwrap().failure();
+            breaker.try_acquire().unwrap_err().retry_after().unwrap()
+        });
+        lengths.min().unwrap()
+    };
+    assert!(breaks(None) >= secs(5) / 2);
+    let growing = Backoff::exponential(secs(5)).max(secs(60));
+    assert!(breaks(Some(growing.clone())) < secs(1));
+    assert!(breaks(Some(growing.clone().jitter(Jitter::Equal))) >= secs(5) / 2);
+    assert_eq!(breaks(Some(growing.jitter(Jitter::None))), secs(5));
+}

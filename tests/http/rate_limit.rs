@@ -286,3 +286,49 @@ fn responses_of_caches_say_nothing_about_limits() {
     ]);
     assert_eq!(rate_limit::limits(&cached, noon()), []);
 }
+
+#[test]
+fn each_prefix_and_each_format_of_a_reset_is_read() {
+    let read = |[limit, remaining, reset]: [String; 3], text: &str| {
+        let fields = [(&*limit, "10"), (&*remaining, "0"), (&*reset, text)];
+        let limits = rate_limit::limits(&headers(&fields), noon());
+        assert_eq!(limits.len(), 1, "{limit}: {limits:?}");
+        let found = (limits[0].limit, limits[0].remaining);
+        assert_eq!(found, (Some(10), Some(0)), "{limit}");
+        (limits[0].name.clone(), limits[0].reset_after)
+    };
+    let words = ["limit", "remaining", "reset"];
+    for (prefix, suffix, name) in [
+        ("ratelimit-", "", ""),
+        ("x-ratelimit-", "", ""),
+        ("x-rate-limit-", "", ""),
+        ("x-ratelimit-", "-requests", "requests"),
+        ("x-ratelimit-", "-tokens", "tokens"),
+        ("anthropic-ratelimit-requests-", "", "requests"),
+        ("anthropic-ratelimit-tokens-", "", "tokens"),
+        ("anthropic-ratelimit-input-tokens-", "", "input-tokens"),
+        ("anthropic-ratelimit-output-tokens-", "", "output-tokens"),
+    ] {
+        let fields = words.map(|word| format!("{prefix}{word}{suffix}"));
+        let expected = (name.to_owned(), Some(seconds(30)));
+        assert_eq!(read(fields, "30"), expected, "{prefix}{suffix}");
+    }
+    let half = Duration::from_millis(30_500);
+    for (text, reset) in [
+        ("30.5", Some(half)),
+        ("1795867230", Some(seconds(30))),
+        ("1795867230500", Some(half)),
+        ("30s500ms", Some(half)),
+        ("1m0.5s", Some(seconds(30) + half)),
+        ("2026-11-28T12:00:30.5Z", Some(half)),
+        ("2026-11-28T13:00:30+01:00", Some(seconds(30))),
+        ("Sat, 28 Nov 2026 12:00:30 GMT", Some(seconds(30))),
+        ("Sat Nov 28 12:00:30 2026", Some(seconds(30))),
+        ("2026-11-28T11:00:00Z", Some(seconds(0))),
+        ("soon", None),
+        ("-5", None),
+    ] {
+        let fields = words.map(|word| format!("x-ratelimit-{word}"));
+        assert_eq!(read(fields, text).1, reset, "{text}");
+    }
+}

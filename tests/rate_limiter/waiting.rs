@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use backstop::rate_limiter::{Inherit, Quota};
 use backstop::{
-    BlockingClock, Clock, KeyedRateLimiter, ManualClock, RateLimiter, Reason, Rejected,
+    BlockingClock, Clock, Instant, KeyedRateLimiter, ManualClock, Policy, RateLimiter, Reason,
+    Rejected,
 };
 use futures::future::{join, join_all, join3};
 use proptest::prelude::*;
@@ -369,4 +370,21 @@ fn after_a_long_stall_no_more_are_served_at_once_than_the_burst_and_a_timers_lat
             assert!(poll_all() <= 2);
         }
     }
+}
+
+#[test]
+fn the_longest_wait_is_that_of_calls_through_the_policy_and_not_of_acquire() {
+    let clock = ManualClock::new();
+    let limiter = builder(&clock, Quota::per_second(1)).max_wait(SECOND / 2);
+    let limiter = limiter.build().unwrap();
+    run(&clock, async {
+        limiter.try_acquire().unwrap();
+        let call = limiter.call(|| async { Ok::<_, ()>(()) }).await;
+        assert_eq!(call.unwrap_err().reason(), Some(Reason::RateLimited));
+        let within = limiter.acquire_within(1, SECOND / 2).await;
+        assert_eq!(within.unwrap_err().reason(), Reason::RateLimited);
+        assert_eq!(clock.now(), Instant::ORIGIN);
+        limiter.acquire().await.unwrap();
+        assert_eq!(clock.now(), Instant::ORIGIN + SECOND);
+    });
 }

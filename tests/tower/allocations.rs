@@ -3,9 +3,13 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use allocation_counter::measure;
-use backstop::tower::{PolicyLayer, RateLimitLayer, RespondLayer, key};
-use backstop::{CircuitBreaker, KeyedRateLimiter, Quota, RateLimiter, Retry, Timeout};
+use backstop::tower::{BulkheadLayer, KeyedLayer, PolicyLayer, RateLimitLayer, RespondLayer, key};
+use backstop::{
+    Bulkhead, CircuitBreaker, Keyed, KeyedRateLimiter, Quota, RateLimiter, Retry, Timeout,
+};
+use bytes::Bytes;
 use http::Request;
+use http_body_util::Full;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -112,4 +116,36 @@ fn values_that_are_kept_share_buffers() {
     assert_eq!(heads[0]["ratelimit"], "\"api\";r=9999;t=1");
     assert_eq!(heads[999]["ratelimit"], "\"api\";r=9000;t=1");
     assert_eq!(heads[500]["ratelimit-policy"], "\"api\";q=10000;w=1");
+}
+
+/// Answers with a body, and allocates nothing.
+#[derive(Clone)]
+struct WithBody;
+
+impl Service<Request<()>> for WithBody {
+    type Response = http::Response<Full<Bytes>>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        let body = Full::new(Bytes::from_static(b"hello"));
+        std::future::ready(Ok(http::Response::new(body)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn layers_of_keys_and_of_permits_allocate_once() {
+    let inner = allocations(&mut WithHeader, from("192.0.2.1"));
+    let breakers = Keyed::try_builder(|| CircuitBreaker::builder().build());
+    let keyed = KeyedLayer::new(breakers.build().unwrap(), key::peer_ip());
+    let mut keyed = keyed.layer(WithHeader);
+    let mut held = BulkheadLayer::new(Bulkhead::new(10)).layer(WithBody);
+    // The first call of a key allocates its entry.
+    allocations(&mut keyed, from("192.0.2.1"));
+    assert_eq!(allocations(&mut keyed, from("192.0.2.1")), inner + 1);
+    assert_eq!(allocations(&mut held, from("192.0.2.1")), 1);
 }

@@ -317,3 +317,21 @@ async fn a_second_attempt_of_a_request_that_is_gone_is_rejected() {
     assert_eq!(error.reason(), Some(Reason::NotRepeatable));
     assert_eq!(service.calls.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_request_returns_its_permit_and_not_its_token() {
+    let limiter = RateLimiter::builder()
+        .quota(Quota::per_minute(5))
+        .build()
+        .unwrap();
+    let bulkhead = backstop::Bulkhead::new(3);
+    let hangs = scripted(|_, ()| std::future::pending::<Result<(), ()>>());
+    let policy = PolicyLayer::new((bulkhead.clone(), limiter.clone()));
+    let mut service = policy.layer(hangs);
+    let mut call = Box::pin(send(&mut service, ()));
+    assert!(futures::poll!(call.as_mut()).is_pending());
+    let in_use = || (bulkhead.snapshot().in_flight, limiter.snapshot().remaining);
+    assert_eq!(in_use(), (1, 4));
+    drop(call);
+    assert_eq!(in_use(), (0, 4));
+}
