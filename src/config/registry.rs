@@ -190,7 +190,8 @@ impl Registry {
 impl RegistryBuilder {
     setters! {
         in setup;
-        /// Sets the observer of all clients, and of reloads.
+        /// Sets the observer of all clients, as [`StandardBuilder::observer`](crate::standard::StandardBuilder::observer)
+        /// does, and of reloads.
         observer;
         /// Sets the name in events.
         name;

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::error::LoadError;
 use super::fingerprint::ChangeDetector;
-use super::registry::{Inner, Registry};
+use super::registry::{Inner, Registry, Reloaded};
 use crate::sync::lock;
 
 /// Interval between checks of the file.
@@ -29,11 +30,39 @@ impl Registry {
     ///
     /// Dropping the future ends the checks.
     pub fn watch(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        follow(Arc::downgrade(&self.inner))
+        self.watch_with(|_| ())
+    }
+
+    /// Like [`watch`](Self::watch), and calls `report` with the result of each reload that it made, for example to log
+    /// the mistakes: an event has only their number. `report` runs after the event, and outside locks.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use backstop::config::{LoadError, Registry};
+    ///
+    /// async fn run(path: &std::path::Path) -> Result<(), LoadError> {
+    ///     let clients = Registry::open(path, |text| toml::from_str(text))?;
+    ///     tokio::spawn(clients.watch_with(|reload| match reload {
+    ///         Ok(reloaded) => println!("changed: {:?}", reloaded.changed),
+    ///         Err(error) => eprintln!("{error}"),
+    ///     }));
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`watch`](Self::watch).
+    pub fn watch_with<F>(&self, report: F) -> impl Future<Output = ()> + Send + 'static + use<F>
+    where
+        F: FnMut(&Result<Reloaded, LoadError>) + Send + 'static,
+    {
+        follow(Arc::downgrade(&self.inner), report)
     }
 }
 
-async fn follow(registry: Weak<Inner>) {
+async fn follow(registry: Weak<Inner>, mut report: impl FnMut(&Result<Reloaded, LoadError>)) {
     let mut changes = ChangeDetector::default();
     // Fingerprint of the unreadable file that was reported last. Reading it is tried again.
     let mut unreadable = None;
@@ -51,9 +80,9 @@ async fn follow(registry: Weak<Inner>) {
                 if let Some(content) = inner.read(Some(now)) {
                     let is_known = content.is_unreadable() && unreadable == Some(now);
                     unreadable = content.is_unreadable().then_some(now);
-                    if !is_known {
-                        // Reported by an event.
-                        let _ = inner.load(content);
+                    let loaded = if is_known { None } else { inner.load(content) };
+                    if let Some(reload) = loaded {
+                        report(&reload);
                     }
                 }
             }

@@ -1,9 +1,11 @@
 //! Events of policies, and the observers that receive them.
 //!
-//! A [`Pipeline`](crate::Pipeline) with an [`Observer`] passes it inwards, so every layer of its
-//! stack reports to it. Most handles take an observer of their own too, which receives the events of all
-//! their calls. Without an observer an event costs one branch and no allocation. The layers of a
-//! pipeline inside another one report to its own observer alone, if it has one.
+//! A [`Pipeline`](crate::Pipeline) or a [`Standard`](crate::Standard) with an [`Observer`] passes it inwards, so every
+//! layer of its stack reports to it, also those that [`around`](crate::Pipeline::around) puts inside. Layers beside it in
+//! a tuple are no part of its stack: `hedge` in `(standard, hedge)` reports to a pipeline around the tuple. Most handles
+//! take an observer of their own too, which receives the events of all their calls. Without an observer an event costs
+//! one branch and no allocation. The layers of a pipeline inside another one report to its own observer alone, if it has
+//! one.
 //!
 //! Every call through a pipeline with an observer ends in exactly one
 //! [`CallFinished`](Event::CallFinished): whether it succeeded, failed, was rejected, was cancelled, or

@@ -56,8 +56,9 @@ impl StandardBuilder {
 
     setters! {
         in setup;
-        /// Sets the observer of all calls. It receives their events and their end, for which the clock is read at the
-        /// start and at the end of each call.
+        /// Sets the observer of all calls. It receives the events of the layers, also of those that
+        /// [`around`](Standard::around) puts inside, and the end of each call, for which the clock is read at the start
+        /// and at the end.
         observer;
         /// Sets the name of the stack and its layers, in errors, events, and snapshots.
         name;

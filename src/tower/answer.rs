@@ -27,7 +27,32 @@ pub trait Answer<B> {
 /// | others, such as circuit open, bulkhead full, and load shed | 503 | as the policy says, or 1 s |
 ///
 /// `Retry-After` is rounded up to whole seconds, and at least 1, so that a client that obeys is not too early. The
-/// body is one line of text, or a problem ([`RespondLayer::problem_json`](super::RespondLayer::problem_json)).
+/// body is one line of text, or a problem ([`problem_json`](Self::problem_json)).
+///
+/// [`RespondLayer`](super::RespondLayer) gives them for errors of layers. A handler that calls a policy itself asks for one:
+///
+/// ```
+/// use backstop::tower::{Answer, Answers};
+/// use backstop::{Error, ManualClock, Policy, Quota, RateLimiter};
+/// use http::{Response, StatusCode};
+///
+/// /// For axum, the response of a handler's error.
+/// fn answer(error: Error<std::io::Error>) -> Response<String> {
+///     error
+///         .map(|own| Response::builder().status(502).body(own.to_string()).expect("a valid response"))
+///         .unwrap_or_else(|of_policy| Answers::new().answer(&of_policy))
+/// }
+///
+/// let clock = ManualClock::new();
+/// let limiter = RateLimiter::builder().quota(Quota::per_minute(1)).clock(clock.clone()).build()?;
+/// let lookup = || async { Err::<(), _>(std::io::Error::other("no such host")) };
+///
+/// let first = answer(clock.block_on(limiter.call(lookup)).unwrap_err());
+/// assert_eq!((first.status(), &**first.body()), (StatusCode::BAD_GATEWAY, "no such host"));
+/// let second = answer(clock.block_on(limiter.call(lookup)).unwrap_err());
+/// assert_eq!((second.status(), &second.headers()["retry-after"]), (StatusCode::TOO_MANY_REQUESTS, &60.into()));
+/// # Ok::<(), backstop::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Answers {
     timeout_status: StatusCode,
@@ -36,7 +61,8 @@ pub struct Answers {
 }
 
 impl Answers {
-    pub(super) const fn new() -> Self {
+    /// Returns the default responses.
+    pub const fn new() -> Self {
         Self {
             timeout_status: StatusCode::GATEWAY_TIMEOUT,
             unknown_wait: Duration::from_secs(1),
@@ -44,12 +70,16 @@ impl Answers {
         }
     }
 
-    pub(super) const fn timeout_status(mut self, status: StatusCode) -> Self {
+    /// Sets the status of timeouts. Default 504, as for a gateway; 503 suits a server that is not one.
+    #[must_use]
+    pub const fn timeout_status(mut self, status: StatusCode) -> Self {
         self.timeout_status = status;
         self
     }
 
-    pub(super) const fn problem_json(mut self) -> Self {
+    /// Makes bodies of the type `application/problem+json` (RFC 9457).
+    #[must_use]
+    pub const fn problem_json(mut self) -> Self {
         self.is_problem = true;
         self
     }
@@ -76,6 +106,12 @@ impl Answers {
             _ if rejected.policy() == NO_KEY => None,
             _ => Some(rejected.retry_after().unwrap_or(self.unknown_wait)),
         }
+    }
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -10,12 +10,12 @@ use tower_service::Service;
 use super::key::ExtractKey;
 use super::layer::{ServiceFuture, context, take_ready};
 use super::no_key::NoKey;
-use super::operation::{Calls, ServiceCall};
+use super::operation::{Calls, ServiceCall, ServicePolicy};
 use super::request_methods::request_methods;
 use super::requests::{Once, Requests};
 use crate::error::{Error, Reason, Rejected};
 use crate::keyed::{Evictable, Keyed};
-use crate::policy::{Describe, Run};
+use crate::policy::Describe;
 
 /// Applies the policy of a request's key, such as a breaker for each host. For rate limits of inbound requests, use
 /// `RateLimitLayer`, which also writes headers.
@@ -131,7 +131,7 @@ where
     S::Future: Send,
     S::Response: Send,
     S::Error: Send,
-    for<'a, 'b> &'a P: Run<ServiceCall<'b, S, R, C>, Future: Send>,
+    P: ServicePolicy<S, R, C>,
 {
     type Response = S::Response;
     type Error = Error<S::Error>;
@@ -159,8 +159,8 @@ where
             let cx = context(options, is_repeatable, || policy.as_ref()?.clock());
             let calls = Calls::new(service, &requests, kept);
             match &policy {
-                Some(policy) => policy.run(ServiceCall(&calls), cx).await.result,
-                None => (&()).run(ServiceCall(&calls), cx).await.result,
+                Some(policy) => policy.run_call(ServiceCall(&calls), cx).await.result,
+                None => ().run_call(ServiceCall(&calls), cx).await.result,
             }
         })
     }

@@ -10,12 +10,12 @@ use std::task::{Context as TaskContext, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::operation::{Calls, ServiceCall};
+use super::operation::{Calls, ServiceCall, ServicePolicy};
 use super::request_methods::request_methods;
 use super::requests::{Once, Requests};
 use crate::clock::ClockHandle;
 use crate::error::Error;
-use crate::policy::{CallOptions, Context, Describe, Run};
+use crate::policy::{CallOptions, Context, Describe};
 
 /// The future of a call through a layer. Costs one allocation.
 pub type ServiceFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
@@ -151,7 +151,7 @@ where
     C::Kept: Send,
     R: Send + 'static,
     S: Service<C::Request> + Clone + Send + 'static,
-    for<'a, 'b> &'a P: Run<ServiceCall<'b, S, R, C>, Future: Send>,
+    P: ServicePolicy<S, R, C>,
 {
     type Response = S::Response;
     type Error = Error<S::Error>;
@@ -171,7 +171,7 @@ where
             let kept = requests.keep(request);
             let cx = context(options, requests.is_repeatable(&kept), || policy.clock());
             let calls = Calls::new(service, &requests, kept);
-            (&*policy).run(ServiceCall(&calls), cx).await.result
+            policy.run_call(ServiceCall(&calls), cx).await.result
         })
     }
 }

@@ -33,7 +33,7 @@ pub use self::key::ExtractKey;
 pub use self::keyed::{KeyedLayer, KeyedService};
 pub use self::layer::{PolicyLayer, PolicyService, ServiceFuture};
 pub use self::no_key::NoKey;
-pub use self::operation::{ServiceAttempt, ServiceCall};
+pub use self::operation::{ServiceAttempt, ServiceCall, ServicePolicy};
 #[cfg(feature = "http")]
 pub use self::rate_limit::{RateLimitLayer, RateLimitService};
 #[cfg(feature = "http")]

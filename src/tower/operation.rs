@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::requests::Requests;
 use crate::error::{Error, Reason, Rejected};
 use crate::policy::operation::{Attempts, forward_attempts};
-use crate::policy::{Attempt, Context, Operation, Outcome};
+use crate::policy::{Attempt, Context, Operation, Outcome, Run};
 use crate::sync::lock;
 use crate::verdict::Verdict;
 
@@ -44,6 +44,49 @@ impl<'c, S, R, C: Requests<R>> Calls<'c, S, R, C> {
             }),
             attempts: Attempts::new(),
         }
+    }
+}
+
+/// A policy that runs the calls of a service. Implemented for every policy that can.
+///
+/// Layers have it as a bound. What a service or a policy lacks is an error where the layer is put around the service:
+///
+/// ```compile_fail,E0277
+/// use axum::{Router, routing::get};
+/// use backstop::tower::PolicyLayer;
+/// use backstop::Retry;
+///
+/// let layer = PolicyLayer::new(Retry::default()).cloned().respond();
+/// // error[E0277]: the trait bound `axum::body::Body: Clone` is not satisfied
+/// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(layer);
+/// ```
+// Layers have no bound on `&P`: with one, rustc 1.95 reports any other unmet bound as an overflow (E0275) that names no
+// place, because it tries `&_` for every policy that contains others. `_: ServicePolicy` is ambiguous at once.
+pub trait ServicePolicy<S, R, C>
+where
+    C: Requests<R>,
+    S: Service<C::Request> + Clone,
+{
+    /// Runs a call.
+    fn run_call<'a>(
+        &'a self,
+        call: ServiceCall<'a, S, R, C>,
+        cx: Context,
+    ) -> impl Future<Output = Outcome<S::Response, S::Error>> + Send;
+}
+
+impl<P, S, R, C> ServicePolicy<S, R, C> for P
+where
+    C: Requests<R>,
+    S: Service<C::Request> + Clone,
+    for<'a, 'b> &'a P: Run<ServiceCall<'b, S, R, C>, Future: Send>,
+{
+    fn run_call<'a>(
+        &'a self,
+        call: ServiceCall<'a, S, R, C>,
+        cx: Context,
+    ) -> impl Future<Output = Outcome<S::Response, S::Error>> + Send {
+        self.run(call, cx)
     }
 }
 

@@ -6,7 +6,8 @@
 macro_rules! request_methods {
     ($layer:ident, [$($own:ident),*]) => {
         impl<$($own),*> $layer<$($own),*> {
-            /// Clones the request for each attempt.
+            /// Clones the request for each attempt. For requests that are `Clone`, which those of axum are not: use
+            /// [`by`](Self::by) or `replayable` for them.
             pub fn cloned(self) -> $layer<$($own,)* super::Cloned> {
                 self.requests(super::Cloned)
             }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use backstop::config::{LoadError, Registry, Value};
+use backstop::config::{LoadError, Registry, Reloaded, Value};
 use backstop::{Event, ManualClock};
 
 /// A folder that is removed at the end of a test.
@@ -130,6 +130,47 @@ fn every_way_of_replacing_a_file_is_seen_within_two_seconds() {
     assert_eq!(watched.pass(2000), APPLIED);
     assert_eq!(watched.attempts(), 5);
     assert!(watched.pass(10_000).is_empty());
+}
+
+#[test]
+fn a_watch_passes_the_mistakes_of_each_reload_to_its_closure() {
+    let folder = Folder::new("closure");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(1)).unwrap();
+    let mut watched = Watched::open(&path);
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let (log, events) = (reports.clone(), watched.events.clone());
+    let report = move |reload: &Result<Reloaded, LoadError>| {
+        let text = match reload {
+            Ok(reloaded) => format!("{:?}", reloaded.changed),
+            Err(error) => error.to_string(),
+        };
+        log.lock()
+            .unwrap()
+            .push((text, events.lock().unwrap().len()));
+    };
+    watched.watch = Box::pin(watched.clients.watch_with(report));
+    assert!(watched.pass(5000).is_empty());
+
+    fs::write(&path, text(0)).unwrap();
+    assert_eq!(watched.pass(2000), REJECTED);
+    fs::write(&path, text(2)).unwrap();
+    assert_eq!(watched.pass(2000), APPLIED);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(watched.pass(10_000), REJECTED);
+
+    let reports = std::mem::take(&mut *reports.lock().unwrap());
+    let missing = reports.last().unwrap().0.clone();
+    assert!(
+        missing.starts_with("cannot be read: ") && missing.contains("clients.toml"),
+        "{missing}"
+    );
+    let mistake = "clients.a.retry.max_attempts: must be at least 1, is 0".to_owned();
+    // Each after its event, and the missing file once.
+    assert_eq!(
+        reports,
+        [(mistake, 1), ("[\"a\"]".to_owned(), 1), (missing, 1)]
+    );
 }
 
 #[cfg(unix)]

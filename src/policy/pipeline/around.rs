@@ -10,6 +10,17 @@ use crate::policy::tuple::Under;
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Policy, Run};
 
 /// A stack for one call inside a pipeline. Returned by [`Pipeline::around`].
+///
+/// The pipeline itself stays as it is:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// use backstop::{Bulkhead, Pipeline};
+///
+/// let pipeline = Pipeline::new(());
+/// pipeline.around(Bulkhead::new(5));
+/// ```
+#[must_use = "only calls through this value run under both stacks"]
 pub struct Around<'p, P, S> {
     pipeline: &'p Pipeline<P>,
     options: CallOptions,

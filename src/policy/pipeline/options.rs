@@ -117,7 +117,18 @@ impl CallOptions {
 }
 
 /// A pipeline with options for its calls. Returned by [`Pipeline::with`].
+///
+/// The pipeline itself has no options, so one that is dropped without a call has no effect:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// use backstop::{CallOptions, Pipeline};
+///
+/// let pipeline = Pipeline::new(());
+/// pipeline.with(CallOptions::new().idempotent(false));
+/// ```
 #[derive(Debug)]
+#[must_use = "the options apply to calls through this value, and to no others"]
 pub struct With<'a, P> {
     pub(super) pipeline: &'a Pipeline<P>,
     pub(super) options: CallOptions,
