@@ -341,14 +341,14 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         }
         let this = self.as_mut().project();
         if this.first.is_none() && this.copies.as_ref().is_none_or(|c| c.in_flight.is_empty()) {
-            return Some(self.fail(outcome));
+            return Some(self.fail(outcome, now));
         }
         if executed {
             this.begun.copy_failed();
         }
         if let Some(copies) = this.copies {
             let kept = copies.kept.take();
-            copies.kept = Some(better(kept, outcome, *this.op));
+            copies.kept = Some(better(kept, outcome, now, *this.op));
         }
         None
     }
@@ -418,7 +418,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             in_flight,
         } = *copies;
         drop(in_flight);
-        discard(kept, *this.op);
+        kept.into_iter()
+            .for_each(|kept| discard(kept.outcome, *this.op));
         let observer = this.op.listener().observer();
         let Some((count, event)) = event else {
             inner.lose(launched, observer);
@@ -434,8 +435,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         outcome.handed_on()
     }
 
-    /// Ends a call whose copies have all failed, the last one with this outcome.
-    fn fail(mut self: Pin<&mut Self>, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
+    /// Ends a call whose copies have all failed, the last one now and with this outcome.
+    fn fail(mut self: Pin<&mut Self>, outcome: OutcomeOf<Op>, now: Instant) -> OutcomeOf<Op> {
         self.as_mut().drop_copies();
         let this = self.project();
         let (inner, copies) = (*this.inner, this.copies.take());
@@ -448,7 +449,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         let Copies {
             launched, mut kept, ..
         } = *copies;
-        let outcome = better(kept.take(), outcome, *this.op);
+        let outcome = better(kept.take(), outcome, now, *this.op).outcome;
         inner.lose(launched, this.op.listener().observer());
         outcome
     }
@@ -476,7 +477,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
                 in_flight,
             } = *copies;
             drop(in_flight);
-            discard(kept, *this.op);
+            kept.into_iter()
+                .for_each(|kept| discard(kept.outcome, *this.op));
             let observer = this.op.listener().observer();
             panics.run(|| inner.lose(launched, observer));
         }
