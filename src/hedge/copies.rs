@@ -30,7 +30,7 @@ pub(super) struct OtherCopy<'a, Op: Operation> {
     pub(super) number: u32,
     pub(super) started: Instant,
     // Released after the attempt has been dropped.
-    pub(super) _extras: Extras<'a>,
+    pub(super) extras: Extras<'a>,
     pub(super) _in_flight: InFlight<'a>,
 }
 

@@ -288,7 +288,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             attempt: Some(attempt),
             number,
             started: now,
-            _extras: extras,
+            extras,
             _in_flight: in_flight,
         });
         // Relaxed: counters, read for display.
@@ -313,13 +313,13 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         mut outcome: OutcomeOf<Op>,
     ) -> Option<OutcomeOf<Op>> {
         let effect = decision::effect_of(&outcome.result, &outcome.verdict);
-        let (number, started) = self.as_mut().end_copy(which);
+        let executed = !is_rejected(&outcome);
+        let (number, started) = self.as_mut().end_copy(which, executed);
         let inner = self.inner;
         let now = outcome.finished(&inner.clock);
         if effect == CopyEffect::Answer {
             return Some(self.finish(outcome, number, started));
         }
-        let executed = !is_rejected(&outcome);
         if executed {
             inner.record_censored(now, started);
         }
@@ -354,10 +354,14 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
     }
 
     /// Drops a copy that has ended. Returns its number and its start.
-    fn end_copy(self: Pin<&mut Self>, which: CopyIndex) -> (u32, Instant) {
+    fn end_copy(self: Pin<&mut Self>, which: CopyIndex, executed: bool) -> (u32, Instant) {
         let mut this = self.project();
         if let (CopyIndex::Other(place), Some(copies)) = (which, this.copies) {
-            let copy = copies.in_flight.remove(place);
+            let mut copy = copies.in_flight.remove(place);
+            copy.attempt = None;
+            if !executed {
+                this.begun.give_back(copy.extras);
+            }
             return (copy.number, copy.started);
         }
         this.first.set(None);

@@ -249,3 +249,26 @@ fn a_retry_outside_obeys_what_the_server_of_any_copy_asked_for() {
         assert_eq!(seen.starts, starts, "{script:?}");
     }
 }
+
+#[test]
+fn a_copy_that_an_inner_layer_rejects_costs_no_budget() {
+    let clock = ManualClock::new();
+    let tokens = RetryBudget::tokens().capacity(100).initial(50).build();
+    let budget = tokens.unwrap();
+    let bulkhead = Bulkhead::builder().max_concurrent(1).clock(clock.clone());
+    let bulkhead = bulkhead.build().unwrap();
+    let hedge = hedge(&clock, 50).budget(budget.clone()).build().unwrap();
+    let stack = (&hedge, &bulkhead);
+    // The reward of a success at the first attempt.
+    assert_eq!(call!(&clock, &stack, [Good(60)]), good(0, 60, &[0]));
+    assert_eq!(budget.snapshot().available, 51.0);
+    assert_eq!(
+        call!(&clock, &stack, [Down(60)]),
+        bad(Fault::Down(0), 60, &[0])
+    );
+    assert_eq!(budget.snapshot().available, 51.0);
+    assert_eq!(
+        (hedge.snapshot().launched, bulkhead.snapshot().rejected),
+        (2, 2)
+    );
+}
