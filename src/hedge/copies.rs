@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use super::inner::{Extras, InFlight};
+use super::state::decision;
 use crate::error::Error;
 use crate::instant::Instant;
 use crate::policy::{Operation, Outcome};
@@ -14,7 +15,13 @@ pub(super) struct Copies<'a, Op: Operation> {
     pub(super) in_flight: Vec<OtherCopy<'a, Op>>,
     pub(super) launched: u32,
     /// The outcome to return if all copies fail: that of a failed copy, preferably one that was executed.
-    pub(super) kept: Option<OutcomeOf<Op>>,
+    pub(super) kept: Option<Kept<Op>>,
+}
+
+/// The outcome of a failed copy, and when that copy ended.
+pub(super) struct Kept<Op: Operation> {
+    pub(super) outcome: OutcomeOf<Op>,
+    pub(super) at: Instant,
 }
 
 pub(super) struct OtherCopy<'a, Op: Operation> {
@@ -23,7 +30,7 @@ pub(super) struct OtherCopy<'a, Op: Operation> {
     pub(super) number: u32,
     pub(super) started: Instant,
     // Released after the attempt has been dropped.
-    pub(super) _extras: Extras<'a>,
+    pub(super) extras: Extras<'a>,
     pub(super) _in_flight: InFlight<'a>,
 }
 
@@ -36,28 +43,37 @@ pub(super) fn is_rejected<T, E>(outcome: &Outcome<T, E>) -> bool {
     outcome.result.as_ref().is_err_and(Error::is_rejected)
 }
 
-/// Returns the later of two outcomes, unless it is a rejection and the earlier one is not.
+/// Returns the later of two outcomes, unless it is a rejection and the earlier one is not. The verdict obeys what the
+/// servers of both copies asked for.
 pub(super) fn better<Op: Operation>(
-    kept: Option<OutcomeOf<Op>>,
+    kept: Option<Kept<Op>>,
     outcome: OutcomeOf<Op>,
+    now: Instant,
     op: Op,
-) -> OutcomeOf<Op> {
+) -> Kept<Op> {
     // A new outcome, because the cached end time of the old one is out of date by the time it is returned.
-    let outcome = Outcome::new(outcome.result, outcome.verdict);
+    let mut outcome = Outcome::new(outcome.result, outcome.verdict);
     match kept {
-        Some(kept) if is_rejected(&outcome) && !is_rejected(&kept) => {
-            discard(Some(outcome), op);
+        Some(kept) if is_rejected(&outcome) && !is_rejected(&kept.outcome) => {
+            discard(outcome, op);
             kept
         }
         kept => {
-            discard(kept, op);
-            outcome
+            if let Some(kept) = kept {
+                if !is_rejected(&kept.outcome) {
+                    let waited = now.saturating_duration_since(kept.at);
+                    outcome.verdict =
+                        decision::verdict_of_both(kept.outcome.verdict, waited, outcome.verdict);
+                }
+                discard(kept.outcome, op);
+            }
+            Kept { outcome, at: now }
         }
     }
 }
 
-pub(super) fn discard<Op: Operation>(outcome: Option<OutcomeOf<Op>>, op: Op) {
-    if let Some(Err(error)) = outcome.map(|outcome| outcome.result) {
+pub(super) fn discard<Op: Operation>(outcome: OutcomeOf<Op>, op: Op) {
+    if let Err(error) = outcome.result {
         op.discard(error);
     }
 }

@@ -66,8 +66,8 @@ pub(super) struct Begun<'a> {
 
 /// The budget shares that a copy holds.
 pub(super) struct Extras<'a> {
-    _cap: Option<Extra<'a>>,
-    _budget: Option<Extra<'a>>,
+    cap: Option<Extra<'a>>,
+    budget: Option<Extra<'a>>,
 }
 
 /// Counts a copy while it is in flight.
@@ -266,10 +266,16 @@ impl<'a> Begun<'a> {
             None => None,
         };
         cap.iter_mut().chain(&mut budget).for_each(Extra::begin);
-        Some(Extras {
-            _cap: cap,
-            _budget: budget,
-        })
+        Some(Extras { cap, budget })
+    }
+
+    /// Returns what a copy has withdrawn that an inner layer rejected.
+    pub(super) fn give_back(&mut self, extras: Extras<'a>) {
+        let cap = self.cap.as_mut().zip(extras.cap);
+        let budget = self.budget.as_mut().zip(extras.budget);
+        for (call, extra) in cap.into_iter().chain(budget) {
+            call.give_back(extra);
+        }
     }
 
     /// Records the failure of a copy while others are in flight.

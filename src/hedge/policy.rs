@@ -288,7 +288,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             attempt: Some(attempt),
             number,
             started: now,
-            _extras: extras,
+            extras,
             _in_flight: in_flight,
         });
         // Relaxed: counters, read for display.
@@ -313,13 +313,13 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         mut outcome: OutcomeOf<Op>,
     ) -> Option<OutcomeOf<Op>> {
         let effect = decision::effect_of(&outcome.result, &outcome.verdict);
-        let (number, started) = self.as_mut().end_copy(which);
+        let executed = !is_rejected(&outcome);
+        let (number, started) = self.as_mut().end_copy(which, executed);
         let inner = self.inner;
         let now = outcome.finished(&inner.clock);
         if effect == CopyEffect::Answer {
             return Some(self.finish(outcome, number, started));
         }
-        let executed = !is_rejected(&outcome);
         if executed {
             inner.record_censored(now, started);
         }
@@ -341,23 +341,27 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         }
         let this = self.as_mut().project();
         if this.first.is_none() && this.copies.as_ref().is_none_or(|c| c.in_flight.is_empty()) {
-            return Some(self.fail(outcome));
+            return Some(self.fail(outcome, now));
         }
         if executed {
             this.begun.copy_failed();
         }
         if let Some(copies) = this.copies {
             let kept = copies.kept.take();
-            copies.kept = Some(better(kept, outcome, *this.op));
+            copies.kept = Some(better(kept, outcome, now, *this.op));
         }
         None
     }
 
     /// Drops a copy that has ended. Returns its number and its start.
-    fn end_copy(self: Pin<&mut Self>, which: CopyIndex) -> (u32, Instant) {
+    fn end_copy(self: Pin<&mut Self>, which: CopyIndex, executed: bool) -> (u32, Instant) {
         let mut this = self.project();
         if let (CopyIndex::Other(place), Some(copies)) = (which, this.copies) {
-            let copy = copies.in_flight.remove(place);
+            let mut copy = copies.in_flight.remove(place);
+            copy.attempt = None;
+            if !executed {
+                this.begun.give_back(copy.extras);
+            }
             return (copy.number, copy.started);
         }
         this.first.set(None);
@@ -418,7 +422,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             in_flight,
         } = *copies;
         drop(in_flight);
-        discard(kept, *this.op);
+        kept.into_iter()
+            .for_each(|kept| discard(kept.outcome, *this.op));
         let observer = this.op.listener().observer();
         let Some((count, event)) = event else {
             inner.lose(launched, observer);
@@ -434,8 +439,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         outcome.handed_on()
     }
 
-    /// Ends a call whose copies have all failed, the last one with this outcome.
-    fn fail(mut self: Pin<&mut Self>, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
+    /// Ends a call whose copies have all failed, the last one now and with this outcome.
+    fn fail(mut self: Pin<&mut Self>, outcome: OutcomeOf<Op>, now: Instant) -> OutcomeOf<Op> {
         self.as_mut().drop_copies();
         let this = self.project();
         let (inner, copies) = (*this.inner, this.copies.take());
@@ -448,7 +453,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         let Copies {
             launched, mut kept, ..
         } = *copies;
-        let outcome = better(kept.take(), outcome, *this.op);
+        let outcome = better(kept.take(), outcome, now, *this.op).outcome;
         inner.lose(launched, this.op.listener().observer());
         outcome
     }
@@ -476,7 +481,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
                 in_flight,
             } = *copies;
             drop(in_flight);
-            discard(kept, *this.op);
+            kept.into_iter()
+                .for_each(|kept| discard(kept.outcome, *this.op));
             let observer = this.op.listener().observer();
             panics.run(|| inner.lose(launched, observer));
         }

@@ -244,7 +244,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         if self.inner.is_worth_a_retry(&outcome) {
             return self.after_failure(outcome);
         }
-        self.extra = None;
+        self.end_extra(&outcome);
         if let Some(call) = &mut self.call {
             record_last(call, &outcome);
         }
@@ -259,7 +259,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
     fn after_failure(&mut self, mut outcome: OutcomeOf<Op>) -> Decision<Op> {
         let now = outcome.finished(&self.inner.clock);
         self.cx.arrive(&self.inner.clock, now);
-        self.extra = None;
+        self.end_extra(&outcome);
         let error = outcome.result.as_ref().err();
         let rejection = error.filter(|error| error.is_rejected());
         if rejection.is_none() {
@@ -286,6 +286,14 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
             self.keep(outcome);
         }
         Decision::Sleep(sleep(&self.inner.clock, now, delay))
+    }
+
+    /// Ends the retry that had this outcome in the budget. One that an inner layer rejected costs nothing.
+    fn end_extra(&mut self, outcome: &OutcomeOf<Op>) {
+        let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
+        if let (Some(extra), Some(call), true) = (self.extra.take(), &mut self.call, is_rejected) {
+            call.give_back(extra);
+        }
     }
 
     fn stop(&self, stop: StopReason) {
@@ -372,18 +380,19 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
             Ok(delay) => delay,
             Err(stop) => return (wait.delay, Err(stop)),
         };
-        match &mut self.call {
-            // An attempt that an inner layer rejected costs nothing, because it did not reach the dependency, which
-            // the budget protects.
-            Some(call) if started => {
-                self.extra = call.reserve_in(verdict.class(), &mut self.cx);
-                match self.extra {
-                    Some(_) => (delay, Ok(())),
-                    None => (delay, Err(StopReason::BudgetEmpty)),
-                }
+        // While inner layers have rejected all attempts, the next one costs nothing: none has reached the dependency,
+        // which the budget protects.
+        let failed = match started {
+            true => Some(verdict.class()),
+            false => self.last.as_ref().map(|last| last.verdict.class()),
+        };
+        if let (Some(call), Some(class)) = (&mut self.call, failed) {
+            self.extra = call.reserve_in(class, &mut self.cx);
+            if self.extra.is_none() {
+                return (delay, Err(StopReason::BudgetEmpty));
             }
-            _ => (delay, Ok(())),
         }
+        (delay, Ok(()))
     }
 
     fn limits(&mut self) -> Limits {

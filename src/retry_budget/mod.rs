@@ -363,11 +363,23 @@ impl<'a> BudgetedCall<'a> {
 
     fn reserve_at(&mut self, class: ErrorClass, now: Instant) -> Option<Extra<'a>> {
         let withdrawn = self.budget.withdraw(class, now)?;
-        self.last_price = self.last_price & Self::NESTED | withdrawn.price;
+        let nested = self.last_price & Self::NESTED;
+        let price_before = self.last_price & !Self::NESTED;
+        self.last_price = nested | withdrawn.price;
         Some(Extra {
             budget: self.budget,
-            reserved: Some(withdrawn),
+            withdrawn,
+            price_before,
+            begun: false,
         })
+    }
+
+    /// Returns the withdrawal of an attempt that began, and that an inner layer rejected: it did not reach the
+    /// dependency, which the budget protects.
+    pub(crate) fn give_back(&mut self, mut extra: Extra<'a>) {
+        let nested = self.last_price & Self::NESTED;
+        self.last_price = nested | extra.price_before;
+        extra.begun = false;
     }
 
     /// Records that the call succeeded. Refunds the price of its last retry.
@@ -401,21 +413,24 @@ impl Drop for BudgetedCall<'_> {
 #[must_use = "dropping it ends the attempt"]
 pub struct Extra<'a> {
     budget: &'a RetryBudget,
-    /// The withdrawal to return if the attempt never begins; `None` once it has begun.
-    reserved: Option<Withdrawn>,
+    /// The withdrawal, which is returned unless the attempt has begun.
+    withdrawn: Withdrawn,
+    /// The price of the retry of the call before, or [`NOTHING`](BudgetedCall::NOTHING).
+    price_before: u64,
+    begun: bool,
 }
 
 impl Extra<'_> {
     /// Marks the attempt as begun. Otherwise, dropping it returns the withdrawal.
     pub(crate) const fn begin(&mut self) {
-        self.reserved = None;
+        self.begun = true;
     }
 }
 
 impl Drop for Extra<'_> {
     fn drop(&mut self) {
-        if let Some(withdrawn) = self.reserved {
-            self.budget.give_back(withdrawn);
+        if !self.begun {
+            self.budget.give_back(self.withdrawn);
         }
         if let Kind::InFlight(in_flight) = &self.budget.inner.kind {
             in_flight.end_extra();

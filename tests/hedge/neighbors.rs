@@ -3,7 +3,9 @@
 use super::*;
 use backstop::circuit_breaker::{HalfOpen, State};
 use backstop::keyed::Evictable;
-use backstop::{Backoff, Bulkhead, CircuitBreaker, Keyed, Pipeline, Reason, Retry, RetryBudget};
+use backstop::{
+    Backoff, Bulkhead, CircuitBreaker, Jitter, Keyed, Pipeline, Reason, Retry, RetryBudget,
+};
 
 fn half_open(clock: &ManualClock, probes: u32) -> CircuitBreaker {
     let breaker = CircuitBreaker::builder()
@@ -207,4 +209,66 @@ fn a_copy_that_the_shared_budget_denies_costs_nothing_of_the_extra_load() {
     }
     // Two calls and a half allow one copy.
     assert_eq!(call!(&clock, &hedge, [Hang, Good(1)]).starts, [0, 50]);
+}
+
+#[test]
+fn a_retry_outside_obeys_what_the_server_of_any_copy_asked_for() {
+    let clock = ManualClock::new();
+    // The last copy fails without a hint.
+    for (script, starts) in [
+        (
+            &[Bad(60, Fault::Busy(500)), Down(20), Good(1)][..],
+            &[0, 50, 560][..],
+        ),
+        (
+            &[Down(90), Bad(10, Fault::Busy(500)), Good(1)],
+            &[0, 50, 560],
+        ),
+        // Another copy asked for more.
+        (
+            &[Bad(60, Fault::Busy(500)), Bad(20, Fault::Busy(5)), Good(1)],
+            &[0, 50, 560],
+        ),
+        (
+            &[Bad(60, Fault::Busy(5)), Bad(20, Fault::Busy(500)), Good(1)],
+            &[0, 50, 570],
+        ),
+        // The hint has passed, so the backoff applies.
+        (&[Bad(60, Fault::Busy(5)), Down(20), Good(1)], &[0, 50, 77]),
+        // A server said not to try again.
+        (&[Bad(60, Fault::Final), Down(20)], &[0, 50]),
+        (&[Down(90), Bad(10, Fault::Final)], &[0, 50]),
+    ] {
+        let retry = Retry::builder()
+            .backoff(Backoff::fixed(ms(7)).jitter(Jitter::None))
+            .throttled_backoff(Backoff::fixed(ms(7)).jitter(Jitter::None))
+            .clock(clock.clone());
+        let retry = retry.build().unwrap();
+        let hedge = hedge(&clock, 50).build().unwrap();
+        let seen = call!(&clock, &(retry, hedge, classify()), script);
+        assert_eq!(seen.starts, starts, "{script:?}");
+    }
+}
+
+#[test]
+fn a_copy_that_an_inner_layer_rejects_costs_no_budget() {
+    let clock = ManualClock::new();
+    let tokens = RetryBudget::tokens().capacity(100).initial(50).build();
+    let budget = tokens.unwrap();
+    let bulkhead = Bulkhead::builder().max_concurrent(1).clock(clock.clone());
+    let bulkhead = bulkhead.build().unwrap();
+    let hedge = hedge(&clock, 50).budget(budget.clone()).build().unwrap();
+    let stack = (&hedge, &bulkhead);
+    // The reward of a success at the first attempt.
+    assert_eq!(call!(&clock, &stack, [Good(60)]), good(0, 60, &[0]));
+    assert_eq!(budget.snapshot().available, 51.0);
+    assert_eq!(
+        call!(&clock, &stack, [Down(60)]),
+        bad(Fault::Down(0), 60, &[0])
+    );
+    assert_eq!(budget.snapshot().available, 51.0);
+    assert_eq!(
+        (hedge.snapshot().launched, bulkhead.snapshot().rejected),
+        (2, 2)
+    );
 }

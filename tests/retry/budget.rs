@@ -7,8 +7,8 @@ use std::task::{Context as TaskContext, Waker};
 use backstop::event::StopReason;
 use backstop::policy::ErrorClass;
 use backstop::{
-    Backoff, Classify, Error, Event, ManualClock, Pipeline, Policy, Reason, Rejected, Retry,
-    RetryBudget, Verdict,
+    Backoff, Classify, Error, Event, ManualClock, Pipeline, Policy, Quota, RateLimiter, Reason,
+    Rejected, Retry, RetryBudget, Verdict,
 };
 
 use super::rejections::rejected_for;
@@ -230,4 +230,50 @@ fn a_retry_that_fails_for_good_is_counted_and_over_when_the_observer_hears_of_it
     }));
     assert_eq!(result, Err(Error::Operation(false)));
     assert_eq!(*heard.lock().unwrap(), [(2, 2, 0)]);
+}
+
+/// A limiter that admits one call, and the next one after 10 ms.
+fn limiter(clock: &ManualClock) -> RateLimiter {
+    let quota = Quota::new(1, ms(10)).burst(1);
+    let limiter = RateLimiter::builder().quota(quota).clock(clock.clone());
+    limiter.build().unwrap()
+}
+
+#[test]
+fn a_retry_that_an_inner_layer_rejects_costs_no_budget() {
+    let clock = ManualClock::new();
+    let percentage = RetryBudget::percentage().clock(clock.clone()).build();
+    for (budget, price) in [(percentage, 1.0), (RetryBudget::tokens().build(), 14.0)] {
+        let budget = budget.unwrap();
+        for (attempts, executed) in [(2, 1), (3, 2), (4, 2), (5, 3)] {
+            let before = budget.snapshot().available;
+            let retry = Retry::builder()
+                .max_attempts(attempts)
+                .backoff(Backoff::NONE)
+                .budget(budget.clone())
+                .clock(clock.clone());
+            let stack = (retry.build().unwrap(), limiter(&clock));
+            let report = clock.block_on(stack.call_reported(|| async { Err::<(), _>(()) }));
+            assert_eq!(report.attempts, executed);
+            let paid = before - budget.snapshot().available;
+            assert_eq!(paid, price * f64::from(executed - 1), "{attempts} attempts");
+        }
+    }
+}
+
+#[test]
+fn a_retry_after_a_rejected_one_is_counted_in_flight() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::in_flight().build().unwrap();
+    let retry = Retry::builder()
+        .backoff(Backoff::NONE)
+        .budget(budget.clone())
+        .clock(clock.clone());
+    let stack = (retry.build().unwrap(), limiter(&clock));
+    let seen = RefCell::new(Vec::new());
+    let _ = clock.block_on(stack.call(|| {
+        seen.borrow_mut().push(budget.snapshot().extras_in_flight);
+        async { Err::<(), _>(()) }
+    }));
+    assert_eq!(*seen.borrow(), [0, 1]);
 }

@@ -54,6 +54,27 @@ pub(in crate::hedge) fn is_good(verdict: &Verdict) -> bool {
     !verdict.is_retryable() && verdict.health() != Health::Unhealthy
 }
 
+/// Returns the verdict on a call whose copies failed with these verdicts, the later one `waited` after the other. It is
+/// the later one, except that the rest of the longer hint applies, and that a retry is forbidden or slowed down as one
+/// of the two says: all copies reached the same dependency.
+pub(in crate::hedge) fn verdict_of_both(
+    earlier: Verdict,
+    waited: Duration,
+    later: Verdict,
+) -> Verdict {
+    let mut verdict = later.with_retry(later.is_retryable() && earlier.is_retryable());
+    if earlier.class() == ErrorClass::Throttled {
+        verdict = verdict.with_class(ErrorClass::Throttled);
+    }
+    // A hint that has passed is none, because the retry would take one of zero as permission to retry at once.
+    let left = earlier.hint().and_then(|hint| hint.checked_sub(waited));
+    let left = left.filter(|left| !left.is_zero());
+    match left.max(later.hint()) {
+        Some(hint) => verdict.after(hint),
+        None => verdict,
+    }
+}
+
 /// The facts about a call that decide whether a copy may be launched.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::hedge) struct LaunchFacts {
