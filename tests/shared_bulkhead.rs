@@ -1,5 +1,7 @@
 //! One bulkhead for several processes, each of which is simulated by a bulkhead of its own on one store.
 
+#[path = "shared_bulkhead/sharing.rs"]
+mod sharing;
 #[path = "watchdog/mod.rs"]
 mod watchdog;
 
@@ -469,31 +471,4 @@ fn a_waiter_whose_timers_are_over_at_once_waits_no_longer_than_it_may() {
         assert_eq!(waited, Duration::from_secs(5));
         drop(held);
     });
-}
-
-/// Each process holds some permits, and none holds as many as its call costs.
-#[test]
-fn calls_of_several_processes_that_cost_more_than_their_parts_all_run() {
-    let (clock, _store, fleet) = fleet(3, 10);
-    for bulkhead in &fleet {
-        drop(clock.block_on(bulkhead.try_acquire_n(3)));
-    }
-    let held: Vec<u64> = fleet.iter().map(|it| it.snapshot().held).collect();
-    assert!(held.iter().all(|held| (1..8).contains(held)), "{held:?}");
-    let mut waiting: Vec<_> = fleet
-        .iter()
-        .flat_map(|it| [8, 1, 6].map(|cost| Box::pin(it.acquire_n(cost))))
-        .collect();
-    for _ in 0..400 {
-        waiting.retain_mut(|call| {
-            let polled = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            // The permit is dropped at once.
-            polled.is_pending()
-        });
-        if waiting.is_empty() {
-            return;
-        }
-        clock.advance(Duration::from_millis(25));
-    }
-    panic!("{} calls wait after 10 s: {fleet:?}", waiting.len());
 }

@@ -20,8 +20,7 @@ pub struct Metric {
     pub name: &'static str,
     /// The kind.
     pub kind: Kind,
-    /// The names of its labels. Series of layers that a call reaches through a pipeline have the label `pipeline`
-    /// as well.
+    /// The names of its labels. Series of events that a call causes in a pipeline have the label `pipeline` as well.
     pub labels: &'static [&'static str],
     /// The description of the metric.
     pub help: &'static str,

@@ -23,6 +23,8 @@ pub(crate) struct Block {
     scarce_until: Instant,
     /// The most permits this process asks for: an equal part of the limit while permits are scarce.
     fair: u64,
+    /// The most permits in flight, below the number held while the process gives some up to others.
+    keeps: u64,
 }
 
 /// A request to the store.
@@ -31,12 +33,16 @@ pub(crate) struct Request {
     pub(crate) permits: u64,
     pub(crate) in_use: u64,
     pub(crate) sent: Instant,
-    /// Whether it returns permits that are too few for the first waiter.
+    /// Whether it returns permits although calls wait: those that are too few for the first waiter, or beyond an equal
+    /// part.
     gives_way: bool,
 }
 
 /// Mean wait before the next request after the store had too few permits, in nanoseconds.
 const SCARCE: f64 = 50e6;
+/// With each request, a process that has more than its equal part gives up this share of the rest. Its calls may need
+/// all of its permits at all times, so none would ever be idle. The others may not need more, so the share is small.
+const GIVEN_UP: u64 = 16;
 
 impl Block {
     pub(crate) const fn new(limit: u64, ttl: Duration) -> Self {
@@ -51,6 +57,7 @@ impl Block {
             sent_at: Instant::ORIGIN,
             scarce_until: Instant::ORIGIN,
             fair: limit,
+            keeps: limit,
         }
     }
 
@@ -71,9 +78,18 @@ impl Block {
         }
     }
 
+    /// Returns the permits that may be in flight.
+    fn usable(&self, now: Instant) -> u64 {
+        match self.in_flight {
+            // A call that costs more than is kept must not wait for good.
+            0 => self.held(now),
+            _ => self.held(now).min(self.keeps),
+        }
+    }
+
     /// Admits a call if the process holds enough free permits.
     pub(crate) fn admit(&mut self, now: Instant, permits: u64) -> bool {
-        let fits = self.in_flight + permits <= self.held(now);
+        let fits = self.in_flight + permits <= self.usable(now);
         if fits {
             self.in_flight += permits;
             self.peak = self.peak.max(self.in_flight);
@@ -101,7 +117,7 @@ impl Block {
             self.held = 0;
             return Some(self.send(now, 0, true));
         }
-        let lacks = self.in_flight + waiting > self.held(now) && now >= self.scarce_until;
+        let lacks = self.in_flight + waiting > self.usable(now) && now >= self.scarce_until;
         let refreshes = now >= self.sent_at.after(self.ttl / 3) && (self.held > 0 || self.peak > 0);
         if !(waiting > 0 && lacks || refreshes) {
             return None;
@@ -117,9 +133,10 @@ impl Block {
         let permits = if self.peak == 0 { 0 } else { permits };
         // Another process may have the permits that are given back before the answer comes, and the answer may
         // get lost.
+        let gives_up = waiting > 0 && permits < held;
         self.held = self.held.min(permits);
         self.peak = self.in_flight;
-        Some(self.send(now, permits, false))
+        Some(self.send(now, permits, gives_up))
     }
 
     const fn send(&mut self, now: Instant, permits: u64, gives_way: bool) -> Request {
@@ -150,6 +167,8 @@ impl Block {
             0 => self.limit.div_ceil(held.instances.max(1)),
             _ => self.limit,
         };
+        let surplus = self.held.saturating_sub(self.fair);
+        self.keeps = self.held - surplus.div_ceil(GIVEN_UP);
         // A process that has asked for the whole limit cannot ask for more.
         let has_all = request.permits >= self.limit;
         let is_short = held.permits < request.permits || held.free == 0;

@@ -17,6 +17,14 @@ use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer};
 use crate::instant::Instant;
 
+/// Returns the reason for rejecting a call: its deadline, if it waits and its turn comes after that.
+const fn too_late(reason: Reason, waits: bool, late: Reason, is_late: bool) -> Reason {
+    match late {
+        Reason::DeadlineTooClose if waits && is_late => late,
+        _ => reason,
+    }
+}
+
 pin_project! {
     /// Takes tokens of a shared limit. Returned by
     /// [`SharedRateLimiter::try_acquire`](super::SharedRateLimiter::try_acquire) and
@@ -110,10 +118,8 @@ impl<'a> Acquire<'a> {
                 match entry.arrive(now, *this.cost, until) {
                     Arrival::Admitted => return Poll::Ready(Ok(())),
                     Arrival::Waits(ticket) => *this.ticket = Some(ticket),
-                    Arrival::Rejected(mut reason, ready) => {
-                        if waits && *this.late == Reason::DeadlineTooClose && ready > *this.latest {
-                            reason = Reason::DeadlineTooClose;
-                        }
+                    Arrival::Rejected(reason, ready) => {
+                        let reason = too_late(reason, waits, *this.late, ready > *this.latest);
                         return Poll::Ready(hub.reject(now, reason, Some(ready), observer));
                     }
                     Arrival::Never => {
@@ -138,6 +144,8 @@ impl<'a> Acquire<'a> {
                             Ok(())
                         }
                         Decided::Rejected(reason, ready) => {
+                            let waited = !this.longest.is_zero() && !hub.base.shadow;
+                            let reason = too_late(reason, waited, *this.late, ready > *this.latest);
                             hub.reject(now, reason, Some(ready), observer)
                         }
                         Decided::Never => hub.reject(now, Reason::CostExceedsLimit, None, observer),

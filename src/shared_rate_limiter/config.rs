@@ -138,7 +138,7 @@ macro_rules! shared_setters {
 
         /// Sets the length of a lease, from 1 ms to 10 s. A longer lease needs fewer requests to the store, but keeps
         /// unused tokens longer. If the rate fills the burst in less than twice this time, a lease lasts half the
-        /// fill time instead.
+        /// fill time instead, but at least 1 ms.
         pub const fn sync_every(mut self, every: Duration) -> Self {
             self.shared.sync_every = every;
             self

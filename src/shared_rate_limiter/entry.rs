@@ -247,6 +247,7 @@ impl Entry {
                     // Served before they expire: a trip may take longer than a lease lasts.
                     let (lease, queue) = (&mut state.lease, &mut state.queue);
                     queue.serve(now, contact, lease, &mut after.wakers);
+                    queue.reject_late(now, contact, lease, &mut after.wakers);
                 }
                 Err(error) if !is_late => {
                     after.event = state.failed(now, hub, error);
@@ -295,7 +296,7 @@ impl Entry {
                 let ready = lease.ready_at(now, contact, needed);
                 return Arrival::Rejected(Reason::RateLimited, ready);
             }
-            Arrival::Waits(queue.join(cost, until.is_some()))
+            Arrival::Waits(queue.join(cost, until))
         })
     }
 

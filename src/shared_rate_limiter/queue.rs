@@ -23,8 +23,8 @@ pub(super) struct Queue {
 
 struct Waiter {
     cost: u64,
-    /// Whether it waits for tokens, and not only for an answer of the store.
-    is_patient: bool,
+    /// Until when it waits for tokens; `None` if it waits only for an answer of the store.
+    until: Option<Instant>,
     waker: Option<Waker>,
 }
 
@@ -63,15 +63,16 @@ impl Queue {
         self.waiters.keys().next() == Some(&ticket)
     }
 
-    /// Adds a call at the end of the queue. Returns its ticket.
-    pub(super) fn join(&mut self, cost: u64, is_patient: bool) -> u64 {
+    /// Adds a call at the end of the queue. `until` is the end of its wait for tokens, if it waits for them. Returns its
+    /// ticket.
+    pub(super) fn join(&mut self, cost: u64, until: Option<Instant>) -> u64 {
         let ticket = self.next;
         self.next += 1;
         self.tokens += cost;
-        self.patient += usize::from(is_patient);
+        self.patient += usize::from(until.is_some());
         let waiter = Waiter {
             cost,
-            is_patient,
+            until,
             waker: None,
         };
         self.waiters.insert(ticket, waiter);
@@ -90,7 +91,7 @@ impl Queue {
     fn remove(&mut self, ticket: u64) -> Option<Waker> {
         let waiter = self.waiters.remove(&ticket)?;
         self.tokens -= waiter.cost;
-        self.patient -= usize::from(waiter.is_patient);
+        self.patient -= usize::from(waiter.until.is_some());
         waiter.waker
     }
 
@@ -135,14 +136,14 @@ impl Queue {
         }
         let first = self.waiting().first;
         let is_dry = |lease: &Lease| lease.is_dry(now, first.saturating_sub(lease.held()));
-        // Waiters for tokens are rejected only when they join or time out.
+        // Waiters for tokens are rejected only when they join, after an answer, or when they time out.
         if self.waiters.len() > self.patient && is_dry(lease) {
             let tickets: Vec<u64> = self.waiters.keys().copied().collect();
             let mut ahead = 0;
             for ticket in tickets {
                 let waiter = &self.waiters[&ticket];
                 let needed = ahead + waiter.cost;
-                if waiter.is_patient {
+                if waiter.until.is_some() {
                     ahead = needed;
                     continue;
                 }
@@ -157,6 +158,36 @@ impl Queue {
         }
         if changed {
             self.wake_first(wakers);
+        }
+    }
+
+    /// Rejects the waiters for tokens whose turn comes too late, as the store has just answered. A call that joined
+    /// before may not have known.
+    pub(super) fn reject_late(
+        &mut self,
+        now: Instant,
+        contact: Contact,
+        lease: &mut Lease,
+        wakers: &mut Vec<Waker>,
+    ) {
+        let first = self.waiting().first;
+        if self.patient == 0 || !lease.is_dry(now, first.saturating_sub(lease.held())) {
+            return;
+        }
+        let waiters = self.waiters.iter();
+        let waiters: Vec<_> = waiters
+            .map(|(&ticket, it)| (ticket, it.cost, it.until))
+            .collect();
+        let mut ahead = 0;
+        for (ticket, cost, until) in waiters {
+            let ready = lease.ready_at(now, contact, ahead + cost);
+            match until {
+                Some(until) if ready > until => {
+                    let rejected = Decided::Rejected(Reason::RateLimited, ready);
+                    self.decide(ticket, rejected, wakers);
+                }
+                _ => ahead += cost,
+            }
         }
     }
 

@@ -82,6 +82,97 @@ fn layers_that_are_removed_and_added_continue_where_they_were() {
     assert!(!call());
 }
 
+/// The rows of the page about breakers: whether the breaker stays, and with it the call in flight.
+#[test]
+fn a_breaker_stays_unless_its_windows_or_measurements_change() {
+    const RULE: &str = "failure_rate = 0.5, within = \"30s\", min_calls = 20";
+    let rule = |more: &str| format!("trip_on = {{ {RULE} }}, {more}");
+    let cases = [
+        (RULE.replace("0.5", "0.9"), true),
+        (RULE.replace("20", "10"), true),
+        (RULE.replace("30s", "60s"), false),
+        (format!("{RULE}, slices = 5"), false),
+        (RULE.replace("within = \"30s\"", "of_last = 50"), false),
+    ];
+    let windows = cases.map(|(rule, stays)| (format!("trip_on = {{ {rule} }}"), stays));
+    let consecutive = format!("trip_on = [{{ {RULE} }}, {{ consecutive = 5 }}]");
+    let cases = [
+        ("break_for.initial = \"9s\"", true),
+        ("half_open = { successes = 4, of = 6 }", true),
+        ("cancelled_as = \"unhealthy\"", true),
+        ("panicked_as = \"neutral\"", true),
+        ("lost_probes_as = \"neutral\"", true),
+        ("ramp_up = \"5s\"", true),
+        ("max_hint = \"1m\"", true),
+        ("decide_early = false", true),
+        ("trip_on_failures_only = true", true),
+        ("slow_call = \"1s\"", false),
+        ("measure_durations = true", false),
+        ("seed = 3", false),
+        ("shadow = true", false),
+    ];
+    let settings = cases.map(|(more, stays)| (rule(more), stays));
+    for (after, stays) in windows
+        .into_iter()
+        .chain(settings)
+        .chain([(consecutive, true)])
+    {
+        let clients = registry(&format!(
+            "[clients.a]\nbreaker = {{ trip_on = {{ {RULE} }} }}"
+        ));
+        let a = clients.get("a").unwrap();
+        let old = a.breaker().unwrap();
+        for _ in 0..10 {
+            old.try_acquire().unwrap().success();
+        }
+        old.try_acquire().unwrap().failure();
+        let in_flight = old.try_acquire().unwrap();
+        let text = format!("[clients.a]\nbreaker = {{ {after} }}");
+        assert_eq!(reloaded(&clients, &text).1, ["a"], "{after}");
+        let new = a.breaker().unwrap();
+        let counts = || (new.snapshot().calls, new.snapshot().failures);
+        assert_eq!(counts(), (11, 1), "{after}");
+        in_flight.failure();
+        assert_eq!(counts(), if stays { (12, 2) } else { (11, 1) }, "{after}");
+        old.trip();
+        assert_eq!(new.state() == State::Open, stays, "{after}");
+    }
+}
+
+/// The rows of the page about limiters.
+#[test]
+fn a_limiter_stays_unless_its_algorithms_or_its_mode_change() {
+    for (after, left, stays) in [
+        ("quota = \"200/h\"", 70, true),
+        ("quota = \"50/h\"", 50, true),
+        ("quota = \"100/h\", max_wait = \"1s\"", 70, true),
+        ("quota = \"100/h\", max_waiting = 5", 70, true),
+        ("quota = \"100/h\", max_debt = 5", 70, false),
+        ("quota = \"100/h\", shadow = true", 70, false),
+        ("quota = \"100/h\", pause_on_hint = \"5s\"", 70, false),
+        ("quota = \"100/h\", stripes = 2", 70, false),
+        ("quota = \"100/h, fixed window\"", 70, false),
+        ("quota = [\"100/h\", \"500/day\"]", 70, false),
+    ] {
+        let clients = Registry::builder().clock(ManualClock::new());
+        let clients = clients
+            .build(&toml("[clients.a]\nlimiter.quota = \"100/h\""))
+            .unwrap();
+        let a = clients.get("a").unwrap();
+        let old = a.limiter().unwrap();
+        for _ in 0..30 {
+            old.try_acquire().unwrap();
+        }
+        let text = format!("[clients.a]\nlimiter = {{ {after} }}");
+        assert_eq!(reloaded(&clients, &text).1, ["a"], "{after}");
+        let new = a.limiter().unwrap();
+        assert_eq!(new.snapshot().remaining, left, "{after}");
+        new.try_acquire().unwrap();
+        let shared = old.snapshot().remaining == new.snapshot().remaining;
+        assert_eq!(shared, stays, "{after}");
+    }
+}
+
 #[test]
 fn the_budget_keeps_what_it_has_counted() {
     let file = |extra: &str| {

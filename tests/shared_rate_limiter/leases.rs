@@ -124,6 +124,24 @@ fn a_lone_call_costs_a_trip_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn calls_far_apart_and_small_bursts_take_a_trip_each() {
+    let trips = |burst, gap| {
+        let mut fleet = Fleet::new(1, Quota::per_second(1000).burst(burst), |builder| builder);
+        for _ in 0..100 {
+            fleet.call(0, 1);
+            fleet.advance(Duration::from_micros(gap));
+        }
+        assert_eq!(fleet.all_admitted(), 100);
+        fleet.store.requests()
+    };
+    assert_eq!(trips(15, 1100), 100);
+    assert!(trips(16, 1100) < 40);
+    // A lease lasts 50 ms.
+    assert_eq!(trips(1000, 51_000), 100);
+    assert!(trips(1000, 49_000) < 80);
+}
+
+#[test]
 fn tokens_that_are_not_needed_go_back() {
     let quota = Quota::per_second(10).burst(100);
     let mut fleet = Fleet::new(2, quota, |builder| builder);

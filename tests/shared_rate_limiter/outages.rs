@@ -146,6 +146,73 @@ fn a_slow_store_that_answers_is_busy_and_not_lost() {
 }
 
 #[test]
+fn a_process_that_starts_without_the_store_has_a_hundredth_of_the_rate() {
+    let mut fleet = Fleet::new(1, Quota::per_second(1000), |builder| builder);
+    fleet.store.set_fault(Some(Fault::Fail));
+    for _ in 0..10_000 {
+        fleet.call(0, 1);
+        fleet.advance(MILLISECOND);
+    }
+    // A hundredth of the burst at first, and then of the rate.
+    assert!((108..=111).contains(&fleet.all_admitted()));
+}
+
+#[test]
+fn probes_come_within_a_quarter_of_their_times() {
+    let waits = [50, 100, 200, 400, 800, 1000, 1000].map(|millis| millis * MILLISECOND);
+    for seed in 0..50 {
+        let mut fleet = Fleet::new(1, Quota::per_second(10), |builder| builder.seed(seed));
+        fleet.store.set_fault(Some(Fault::Fail));
+        fleet.call(0, 1);
+        for expected in waits {
+            let (before, mut wait) = (fleet.store.requests(), Duration::ZERO);
+            while fleet.store.requests() == before {
+                fleet.advance(MILLISECOND);
+                wait += MILLISECOND;
+                fleet.call(0, 1);
+            }
+            let bounds = expected.mul_f64(0.75)..=expected.mul_f64(1.25) + MILLISECOND;
+            assert!(bounds.contains(&wait), "{wait:?} instead of {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn a_request_may_take_forty_times_as_long_while_others_are_answered() {
+    let clock = ManualClock::new();
+    let limits = SharedKeyedRateLimiter::<String>::builder()
+        .store(Ignores(MemoryStore::new(clock.clone()), Mutex::default()))
+        .key_by(String::clone)
+        .quota(Quota::per_second(1000))
+        .sync(SyncMode::Exact)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let mut call = std::pin::pin!(limits.try_acquire("bad"));
+    let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut millis = 0;
+    while std::future::Future::poll(call.as_mut(), &mut task).is_pending() {
+        assert!(millis < 2000);
+        clock.advance(10 * MILLISECOND);
+        millis += 10;
+        clock.block_on(limits.try_acquire("good")).unwrap();
+    }
+    assert_eq!(millis, 40 * 25);
+}
+
+/// A store that never answers requests about the key `bad`.
+struct Ignores(MemoryStore, Mutex<Vec<Reply<Vec<Taken>>>>);
+
+impl Store for Ignores {
+    fn take(&self, takes: Vec<Take>, reply: Reply<Vec<Taken>>) {
+        match takes.iter().any(|take| *take.key == *"bad") {
+            true => self.1.lock().unwrap().push(reply),
+            false => self.0.take(takes, reply),
+        }
+    }
+}
+
+#[test]
 fn many_keys_at_once_have_more_time_than_one() {
     let (clock, latency) = (ManualClock::new(), 100 * MILLISECOND);
     let limits = |keys: u64| {
@@ -167,7 +234,9 @@ fn many_keys_at_once_have_more_time_than_one() {
         (admitted.iter().all(|admitted| *admitted), is_lost)
     };
     assert_eq!(limits(1), (false, true), "a trip longer than the timeout");
-    assert_eq!(limits(4000), (true, false));
+    // 25 ms, and 50 µs for each other request.
+    assert_eq!(limits(1500), (false, true));
+    assert_eq!(limits(1502), (true, false));
 }
 
 #[test]

@@ -104,6 +104,24 @@ fn each_key_has_a_limit_of_its_own_in_the_store() {
 }
 
 #[test]
+fn each_decision_about_a_key_that_finds_no_room_takes_a_trip() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    let limits = SharedKeyedRateLimiter::<String>::builder()
+        .store(store.clone())
+        .key_by(String::clone)
+        .quota(Quota::per_hour(10))
+        .max_keys(1)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let _in_use = limits.get("a");
+    let calls = (0..50).filter(|_| clock.block_on(limits.try_acquire("b")).is_ok());
+    assert_eq!(calls.count(), 10);
+    assert_eq!((store.requests(), limits.snapshot().keys), (50, 1));
+}
+
+#[test]
 fn shadow_mode_admits_what_it_would_have_rejected() {
     let clock = ManualClock::new();
     let limiter = SharedRateLimiter::builder()

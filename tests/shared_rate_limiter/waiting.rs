@@ -92,6 +92,42 @@ fn a_turn_that_would_come_too_late_is_rejected_at_once() {
 }
 
 #[test]
+fn a_turn_that_comes_too_late_as_the_answer_shows_is_rejected_with_it() {
+    let half = Duration::from_millis(500);
+    for trip in [Duration::ZERO, Duration::from_millis(1)] {
+        let clock = ManualClock::new();
+        let (limiter, store) = limiter(&clock, Quota::per_second(1).burst(1));
+        clock.block_on(limiter.try_acquire()).unwrap();
+        store.set_latency(trip);
+        // No rejection has told the process that the limit is used up.
+        let late = backstop::deadline::scope_on(clock.clone(), half, limiter.acquire());
+        let rejected = clock.block_on(late).unwrap_err();
+        assert_eq!(rejected.reason(), Reason::DeadlineTooClose);
+        assert_eq!(rejected.retry_after(), Some(Duration::from_secs(1)));
+        let waited = backstop::Clock::now(&clock).as_nanos();
+        assert_eq!(u128::from(waited), trip.as_nanos(), "only for the answer");
+    }
+    // Behind a call that waits for its turn.
+    let clock = ManualClock::new();
+    let (limiter, _) = limiter(&clock, Quota::per_second(1).burst(1));
+    clock.block_on(limiter.try_acquire()).unwrap();
+    let second = Duration::from_millis(1500);
+    let calls = [
+        limiter.acquire_within(1, second),
+        limiter.acquire_within(1, second),
+    ];
+    let [first, other] = clock.block_on(async {
+        let [first, other] = calls;
+        let (first, other) = futures::join!(first, other);
+        [first, other]
+    });
+    assert_eq!(first, Ok(()));
+    let rejected = other.unwrap_err();
+    assert_eq!(rejected.reason(), Reason::RateLimited);
+    assert_eq!(rejected.retry_after(), Some(Duration::from_secs(2)));
+}
+
+#[test]
 fn a_waiter_is_served_when_the_store_is_lost() {
     let clock = ManualClock::new();
     let (limiter, store) = limiter(&clock, Quota::per_second(100).burst(1));

@@ -53,7 +53,7 @@ pub(crate) struct Lease {
 }
 
 const MILLISECOND: f64 = 1e6;
-/// With a demand below this many tokens per lease, no lease is taken.
+/// With a demand below this many tokens per lease, a lease is taken only after one that was used up too soon.
 const LEAST_DEMAND: f64 = 1.5;
 
 impl Lease {

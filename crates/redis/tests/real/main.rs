@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 
 use backstop::shared_rate_limiter::SyncMode;
 use backstop::store::{MemoryStore, Reply, Store, StoreError, StoreTime, Take, Taken};
-use backstop::{ManualClock, Quota, Reason, SharedKeyedRateLimiter, SharedRateLimiter};
+use backstop::{
+    CircuitBreaker, CircuitVotes, ManualClock, Quota, Reason, SharedBulkhead,
+    SharedKeyedRateLimiter, SharedRateLimiter,
+};
 use backstop_redis::RedisStore;
 use server::Server;
 use tokio::sync::oneshot;
@@ -435,5 +438,27 @@ fn a_user_with_few_permissions_suffices() {
         let limiter = limiter(&store, Quota::per_second(5), PATIENT);
         limiter.try_acquire().await.unwrap();
         assert_eq!(limiter.snapshot().last_error, None);
+        let bulkhead = SharedBulkhead::builder().store(store.clone()).key("key");
+        let bulkhead = bulkhead.max_concurrent(5).store_timeout(SECOND);
+        let bulkhead = bulkhead.build().unwrap();
+        drop(bulkhead.try_acquire().await.unwrap());
+        assert!(bulkhead.snapshot().store_up);
+        let breaker = CircuitBreaker::builder().build().unwrap();
+        let votes = CircuitVotes::builder()
+            .store(store)
+            .key("key")
+            .breaker(breaker.clone());
+        let votes = votes.build().unwrap();
+        let run = async {
+            // Without calls it does not vote, and then it votes open.
+            sleep(SECOND / 4).await;
+            assert_eq!(votes.snapshot().last_error, None);
+            breaker.trip();
+            sleep(SECOND / 4).await;
+        };
+        let _ = tokio::time::timeout(SECOND, async { tokio::join!(votes.run(), run) }).await;
+        assert_eq!(votes.snapshot().last_error, None);
+        let field = server.command(&["HLEN", "backstop:votes:key"]);
+        assert_eq!(field, redis::Value::Int(1));
     });
 }
