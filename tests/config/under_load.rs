@@ -48,13 +48,16 @@ fn make_calls(client: &backstop::Standard, is_done: &AtomicBool, calls: &AtomicU
     }
 }
 
-/// Each way of replacing a file, by the attempts that its new text allows. With 0 attempts the file is rejected.
-fn ways(folder: &Folder, path: &Path) -> Vec<(&'static str, u32, Box<dyn Fn()>)> {
+/// The name of a way of replacing a file, the attempts that the new text allows, and the replacement.
+type Way = (&'static str, u32, Box<dyn Fn()>);
+
+/// Each way of replacing a file. With 0 attempts the file is rejected.
+fn ways(folder: &Folder, path: &Path) -> Vec<Way> {
     let path = path.to_owned();
     let other = folder.join("new.toml");
     let (renamed, written, created, broken) =
         (path.clone(), path.clone(), path.clone(), path.clone());
-    let mut ways: Vec<(&'static str, u32, Box<dyn Fn()>)> = vec![
+    let mut ways: Vec<Way> = vec![
         ("renamed over", 2, {
             Box::new(move || {
                 fs::write(&other, text(2)).unwrap();
