@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::isolation::{Hold, Isolations};
 use super::settings::{Break, Settings, Terms};
 use super::snapshot::Snapshot;
 use super::state::{BreakLength, Machine, PackedState, PendingOpening, WindowSet, packed_state};
@@ -44,6 +45,7 @@ pub(super) struct Inner {
 struct Locked {
     machine: Machine,
     subscriptions: Subscriptions,
+    isolations: Isolations,
 }
 
 /// Notifications to send after a change, once the lock is released.
@@ -83,7 +85,7 @@ impl Inner {
     }
 
     fn restore(&self, snapshot: &Snapshot, now: Instant) {
-        self.with_lock(|machine, _| {
+        self.with_lock(|Locked { machine, .. }| {
             let rest = snapshot.retry_after.unwrap_or(Duration::MAX);
             machine.restore(snapshot.underlying, snapshot.consecutive_trips, rest, now);
             if let Break::Backoff(backoff) = self.first.break_for() {
@@ -104,15 +106,16 @@ impl Inner {
         Machine::new(settings.half_open, settings.ramp_up, self.built_at)
     }
 
-    fn with_lock<R>(&self, act: impl FnOnce(&mut Machine, &mut Subscriptions) -> R) -> R {
+    fn with_lock<R>(&self, act: impl FnOnce(&mut Locked) -> R) -> R {
         let mut guard = lock_checked(&self.locked);
         let locked = guard.get_or_insert_with(|| {
             Box::new(Locked {
                 machine: self.new_machine(),
                 subscriptions: Subscriptions::default(),
+                isolations: Isolations::default(),
             })
         });
-        act(&mut locked.machine, &mut locked.subscriptions)
+        act(locked)
     }
 
     /// Returns the terms in force.
@@ -264,11 +267,14 @@ impl Inner {
     ) -> (R, Notifications) {
         let mut notifications = Notifications::default();
         let is_observed = self.base.has_observer(observer);
-        let result = self.with_lock(|machine, subscriptions| {
+        let result = self.with_lock(|locked| {
+            let machine = &mut locked.machine;
             let result = change(machine);
             self.publish(machine, now);
             for transition in machine.take_transitions() {
-                subscriptions.push(transition, &mut notifications.wakers);
+                locked
+                    .subscriptions
+                    .push(transition, &mut notifications.wakers);
                 if is_observed {
                     let sequence = self.base.number();
                     notifications.transitions.push((transition, sequence));
@@ -335,7 +341,19 @@ impl Inner {
     }
 
     pub(super) fn subscribe(&self, subscription: &Arc<Subscription>) {
-        self.with_lock(|_, subscriptions| subscriptions.add(subscription));
+        self.with_lock(|locked| locked.subscriptions.add(subscription));
+    }
+
+    pub(super) fn add_isolation(&self, hold: &Arc<Hold>) {
+        self.with_lock(|locked| locked.isolations.add(hold));
+    }
+
+    /// Returns the isolations that have not ended. Dropping the last handle of one runs user code.
+    pub(super) fn isolations(&self) -> Vec<Arc<Hold>> {
+        match &*lock_checked(&self.locked) {
+            Some(locked) => locked.isolations.active(),
+            None => Vec::new(),
+        }
     }
 
     /// Returns the time from which the breaker may be evicted if no call comes: its windows contain no failure that a

@@ -16,6 +16,7 @@ mod admission;
 mod config;
 mod health_check;
 mod inner;
+mod isolation;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
 mod permit;
@@ -30,6 +31,7 @@ mod ticket;
 mod transitions;
 
 pub use self::config::CircuitBreakerBuilder;
+pub use self::isolation::Isolation;
 pub use self::permit::Permit;
 pub use self::snapshot::Snapshot;
 pub use self::state::{HalfOpen, Trip};
@@ -232,34 +234,6 @@ impl CircuitBreaker {
         self.change(|machine, now| machine.admit_all(true, now));
     }
 
-    /// Rejects all calls until the returned handle, and every other one, is dropped. Then the breaker continues
-    /// in the state it was in; a half-open circuit starts its probes again.
-    ///
-    /// Results of calls that were in flight are ignored.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use backstop::{CircuitBreaker, ManualClock, Reason};
-    ///
-    /// let breaker = CircuitBreaker::builder().clock(ManualClock::new()).build()?;
-    /// let maintenance = breaker.isolate();
-    /// assert_eq!(breaker.try_acquire().unwrap_err().reason(), Reason::Isolated);
-    /// drop(maintenance);
-    /// assert!(breaker.try_acquire().is_ok());
-    /// # Ok::<(), backstop::ConfigError>(())
-    /// ```
-    pub fn isolate(&self) -> Isolation {
-        let now = self.inner.base.now();
-        // Created first, so the isolation ends if an observer panics.
-        let isolation = Isolation {
-            breaker: self.clone(),
-        };
-        self.inner
-            .with_machine(None, now, |machine| machine.isolate(now));
-        isolation
-    }
-
     /// Returns a consistent reading of the breaker. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
@@ -335,18 +309,5 @@ impl fmt::Debug for CircuitBreaker {
             .field("name", &self.name())
             .field("state", &self.state())
             .finish_non_exhaustive()
-    }
-}
-
-/// Isolates a circuit until it is dropped. Returned by [`CircuitBreaker::isolate`].
-#[derive(Debug)]
-#[must_use = "dropping it ends the isolation"]
-pub struct Isolation {
-    breaker: CircuitBreaker,
-}
-
-impl Drop for Isolation {
-    fn drop(&mut self) {
-        self.breaker.change_in_drop(state::Machine::end_isolation);
     }
 }

@@ -68,7 +68,10 @@ impl Inner {
                     self.versions.get(index).set_config(config);
                     Next::Again(index)
                 }
-                None => Next::New(Box::new(stack)),
+                None => {
+                    stack.continue_isolations_of(before);
+                    Next::New(Box::new(stack))
+                }
             };
             if self.versions.replace(base, next).is_ok() {
                 return self.apply();

@@ -75,7 +75,7 @@ impl Standard {
     ///   measured durations), or another seed, name, observer, or shadow mode, a new breaker starts with the state
     ///   and the counts of the old one, as
     ///   [`restore`](crate::circuit_breaker::CircuitBreakerBuilder::restore) has it; results of calls in flight
-    ///   still go to the old one, and a manual isolation ends.
+    ///   still go to the old one. A manual isolation continues until its handle is dropped.
     /// * **Budget**: a new share applies to what its window has counted.
     /// * A layer that is removed and put back continues where it was.
     ///

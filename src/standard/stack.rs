@@ -175,6 +175,15 @@ impl Stack {
         }
     }
 
+    /// Isolates the breaker, if it is a new one, as long as the one before it is isolated.
+    pub(super) fn continue_isolations_of(&self, before: &Self) {
+        if let (Some(new), Some(old)) = (self.breaker(), before.last_breaker()) {
+            if !new.is_clone_of(old) {
+                new.continue_isolations_of(old);
+            }
+        }
+    }
+
     pub(super) const fn limiter(&self) -> Option<&RateLimiter> {
         self.pipeline.policies().0.as_ref()
     }

@@ -203,19 +203,46 @@ fn failures_leave_the_window_however_often_the_same_settings_are_loaded() {
 }
 
 #[test]
-fn a_new_breaker_is_not_isolated_with_the_old_one() {
+fn a_new_breaker_stays_isolated_until_the_handles_are_dropped() {
     let clock = ManualClock::new();
     let standard = standard(&clock).without_retry().build().unwrap();
-    let old = standard.breaker().unwrap();
-    let isolation = old.isolate();
+    let first = standard.breaker().unwrap();
+    let isolations = [first.isolate(), first.isolate()];
+    // Twice, because a breaker that continues an isolation may be replaced too.
+    for measures in [true, false] {
+        let other = CircuitBreaker::builder().measure_durations(measures);
+        let config = standard.config().breaker(other);
+        standard.reconfigure(config).unwrap();
+        let rejected = clock.block_on(standard.call(|| async { Ok::<_, ()>(()) }));
+        assert!(rejected.is_err_and(|error| error.reason() == Some(Reason::Isolated)));
+    }
+    let states = || (first.state(), standard.breaker().unwrap().state());
+    let [one, other] = isolations;
+    drop(one);
+    assert_eq!(states(), (State::Isolated, State::Isolated));
+    drop(other);
+    assert_eq!(states(), (State::Closed, State::Closed));
+    assert!(
+        clock
+            .block_on(standard.call(|| async { Ok::<_, ()>(()) }))
+            .is_ok()
+    );
+    // A handle of a breaker that was replaced isolates that one alone.
+    let _isolation = first.isolate();
+    assert_eq!(states(), (State::Isolated, State::Closed));
+}
+
+#[test]
+fn an_isolated_circuit_that_is_replaced_continues_in_the_state_it_was_in() {
+    let clock = ManualClock::new();
+    let standard = standard(&clock).without_retry().build().unwrap();
+    standard.breaker().unwrap().trip();
+    let isolation = standard.breaker().unwrap().isolate();
     let other = CircuitBreaker::builder().measure_durations(true);
     standard
         .reconfigure(standard.config().breaker(other))
         .unwrap();
-    let states = || (old.state(), standard.breaker().unwrap().state());
-    assert_eq!(states(), (State::Isolated, State::Closed));
+    assert_eq!(standard.breaker().unwrap().state(), State::Isolated);
     drop(isolation);
-    assert_eq!(states(), (State::Closed, State::Closed));
-    let _isolation = old.isolate();
-    assert_eq!(states(), (State::Isolated, State::Closed));
+    assert_eq!(standard.breaker().unwrap().state(), State::Open);
 }
