@@ -31,7 +31,6 @@ mod ticket;
 mod transitions;
 
 pub use self::config::CircuitBreakerBuilder;
-pub use self::isolation::Isolation;
 pub use self::permit::Permit;
 pub use self::snapshot::Snapshot;
 pub use self::state::{HalfOpen, Trip};
@@ -40,6 +39,7 @@ pub use crate::event::{Cause, State, Transition};
 pub use crate::window::Counts;
 
 use self::inner::Inner;
+use self::isolation::Hold;
 use self::ticket::Ticket;
 
 /// Rejects calls to a dependency that is down. See the [module page](self).
@@ -234,6 +234,49 @@ impl CircuitBreaker {
         self.change(|machine, now| machine.admit_all(true, now));
     }
 
+    /// Rejects all calls until the returned handle, and every other one, is dropped. Then the breaker continues
+    /// in the state it was in; a half-open circuit starts its probes again.
+    ///
+    /// Results of calls that were in flight are ignored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use backstop::{CircuitBreaker, ManualClock, Reason};
+    ///
+    /// let breaker = CircuitBreaker::builder().clock(ManualClock::new()).build()?;
+    /// let maintenance = breaker.isolate();
+    /// assert_eq!(breaker.try_acquire().unwrap_err().reason(), Reason::Isolated);
+    /// drop(maintenance);
+    /// assert!(breaker.try_acquire().is_ok());
+    /// # Ok::<(), backstop::ConfigError>(())
+    /// ```
+    pub fn isolate(&self) -> Isolation {
+        // Created first, so the isolation ends if an observer panics.
+        let isolation = Isolation {
+            breaker: self.clone(),
+            hold: Arc::default(),
+        };
+        self.isolate_with(&isolation.hold);
+        isolation
+    }
+
+    /// Isolates the circuit until the isolations of `old` end.
+    pub(crate) fn continue_isolations_of(&self, old: &Self) {
+        for hold in old.inner.isolations() {
+            self.isolate_with(&hold);
+        }
+    }
+
+    fn isolate_with(&self, hold: &Arc<Hold>) {
+        let now = self.inner.base.now();
+        let breaker = self.clone();
+        hold.on_end(move || breaker.change_in_drop(state::Machine::end_isolation));
+        self.inner.add_isolation(hold);
+        self.inner
+            .with_machine(None, now, |machine| machine.isolate(now));
+    }
+
     /// Returns a consistent reading of the breaker. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &*self.inner;
@@ -310,4 +353,15 @@ impl fmt::Debug for CircuitBreaker {
             .field("state", &self.state())
             .finish_non_exhaustive()
     }
+}
+
+/// Isolates a circuit until it is dropped. Returned by [`CircuitBreaker::isolate`].
+///
+/// Breakers that replace this one in a [`Standard`](crate::Standard) stay isolated as well.
+#[derive(Debug)]
+#[must_use = "dropping it ends the isolation"]
+pub struct Isolation {
+    #[expect(dead_code, reason = "for `Debug`")]
+    breaker: CircuitBreaker,
+    hold: Arc<Hold>,
 }
