@@ -15,7 +15,7 @@ use crate::subscriber::Recorded;
 use crate::{ms, retry};
 
 thread_local! {
-    /// The method that panics at present.
+    /// The method that panics now.
     static PANICS_AT: Cell<&'static str> = const { Cell::new("") };
 }
 
