@@ -52,7 +52,7 @@ pub use self::gauges::{Gauges, Reading};
 use self::series::{Series, Sink, key};
 use self::table::LEASE_TRIPS;
 pub use self::table::{BUCKETS, Kind, Metric, TABLE};
-use crate::event::{Event, Observer};
+use crate::event::{Event, Observer, Panics};
 use crate::names::Names;
 use crate::sync::lock;
 
@@ -109,10 +109,20 @@ impl Metrics {
     }
 
     /// Records the gauges and totals of all watched handles. Call it before each scrape, or every second.
+    ///
+    /// If a handle or the recorder panics, those of the other handles are recorded first.
     pub fn collect(&self) {
         // Taken outside the lock, because a snapshot reads its clock, which may be user code.
         let watched = lock(&self.inner.watched).clone();
-        for reading in watched.iter().flat_map(|handle| handle.readings()) {
+        let mut panics = Panics::default();
+        for handle in &watched {
+            panics.run(|| self.record(&handle.readings()));
+        }
+        panics.resume();
+    }
+
+    fn record(&self, readings: &[Reading]) {
+        for reading in readings {
             let label = reading.label.as_slice();
             let key = key(reading.metric, (reading.policy, None), label);
             // The only totals from snapshots are those that no event reports.

@@ -195,8 +195,9 @@ impl Inner {
         });
     }
 
-    /// Visits the tallies, each with an event of its kind.
+    /// Visits the tallies, each with an event of its kind, even if an earlier visit panicked.
     fn for_each(&self, mut visit: impl FnMut(&Event, &Tally)) {
+        let mut panics = Panics::default();
         self.tallies.for_each(|(policy, pipeline): Name, tallies| {
             for (at, tally) in tallies.0.iter().enumerate() {
                 if tally.next().is_some() {
@@ -205,10 +206,11 @@ impl Inner {
                         0 => Event::rejected(&rejected),
                         _ => Event::would_reject(&rejected),
                     };
-                    visit(&event.through(pipeline), tally);
+                    panics.run(|| visit(&event.through(pipeline), tally));
                 }
             }
         });
+        panics.resume();
     }
 
     fn summarize(&self, event: &Event, summary: Summary) {

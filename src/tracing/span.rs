@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use ::tracing::field::Empty;
-use ::tracing::instrument::Instrumented;
 use ::tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
-use ::tracing::{Instrument, Level, Span};
+use ::tracing::span::Entered;
+use ::tracing::{Level, Span};
 use pin_project_lite::pin_project;
 
-use crate::event::Ending;
+use crate::event::{Ending, Panics};
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 
 /// Opens a span `call` around each call, at INFO. Place it outermost in the stack.
@@ -92,9 +93,9 @@ impl<Op: Operation> Run<Op> for &CallSpan {
 
 impl CallSpan {
     #[inline(never)]
-    fn span(self) -> Span {
+    fn span(self) -> OwnSpan {
         // Declares all fields, because a span accepts no others later.
-        ::tracing::info_span!(
+        OwnSpan(::tracing::info_span!(
             target: "backstop",
             "call",
             policy = self.name,
@@ -103,7 +104,7 @@ impl CallSpan {
             reason = Empty,
             otel.name = self.name,
             otel.status_code = Empty,
-        )
+        ))
     }
 }
 
@@ -124,8 +125,8 @@ impl<Op: Operation> Run<Op> for &AttemptSpan {
 
 impl AttemptSpan {
     #[inline(never)]
-    fn span(self, attempt: u32, hedge: bool) -> Span {
-        let span = ::tracing::info_span!(
+    fn span(self, attempt: u32, hedge: bool) -> OwnSpan {
+        let span = OwnSpan(::tracing::info_span!(
             target: "backstop",
             "attempt",
             policy = self.name,
@@ -136,9 +137,9 @@ impl AttemptSpan {
             http.request.resend_count = Empty,
             otel.name = "attempt",
             otel.status_code = Empty,
-        );
-        if attempt > 1 && !span.is_disabled() {
-            span.record("http.request.resend_count", attempt - 1);
+        ));
+        if attempt > 1 && !span.0.is_disabled() {
+            span.0.record("http.request.resend_count", attempt - 1);
         }
         span
     }
@@ -171,11 +172,57 @@ pin_project! {
     }
 }
 
+/// A span that is closed by its drop. The subscriber is user code: if it panics while another panic unwinds, that one
+/// goes on, instead of a second one that aborts the process.
+#[derive(Clone)]
+struct OwnSpan(Span);
+
+impl OwnSpan {
+    fn enter(&self) -> Scope<'_> {
+        Scope(Some(self.0.enter()))
+    }
+}
+
+impl Drop for OwnSpan {
+    fn drop(&mut self) {
+        let mut panics = Panics::default();
+        panics.run(|| drop(mem::replace(&mut self.0, Span::none())));
+        panics.resume();
+    }
+}
+
+/// Leaves a span when it is dropped.
+struct Scope<'a>(Option<Entered<'a>>);
+
+impl Drop for Scope<'_> {
+    fn drop(&mut self) {
+        let mut panics = Panics::default();
+        panics.run(|| drop(self.0.take()));
+        panics.resume();
+    }
+}
+
 pin_project! {
-    /// An attempt that is polled and dropped in a span. Keeps a foreign type out of a public enum.
+    /// An attempt that is polled and dropped in a span.
     pub struct InSpan<F> {
+        // `None` once it has been dropped.
         #[pin]
-        attempt: Instrumented<F>,
+        attempt: Option<F>,
+        span: OwnSpan,
+    }
+
+    impl<F> PinnedDrop for InSpan<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let mut panics = Panics::default();
+            panics.run(|| {
+                let _scope = this.span.enter();
+                this.attempt.as_mut().set(None);
+            });
+            // If the subscriber panicked, the attempt still returns its permits.
+            panics.run(|| this.attempt.set(None));
+            panics.resume();
+        }
     }
 }
 
@@ -183,7 +230,12 @@ impl<F: Future> Future for InSpan<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<F::Output> {
-        self.project().attempt.poll(task)
+        let this = self.project();
+        let _scope = this.span.enter();
+        match this.attempt.as_pin_mut() {
+            Some(attempt) => attempt.poll(task),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -195,37 +247,46 @@ impl<F> fmt::Debug for InSpan<F> {
 
 /// Records how a span ended when it is dropped.
 struct End<Op: Operation> {
-    span: Span,
+    span: OwnSpan,
     op: Op,
     /// Number of attempts started before the span; `None` if attempts are not recorded.
     before: Option<u32>,
     ending: Ending,
 }
 
-impl<Op: Operation> Drop for End<Op> {
-    fn drop(&mut self) {
-        self.span.record("outcome", self.ending.as_str());
+impl<Op: Operation> End<Op> {
+    fn record(&self) {
+        let span = &self.span.0;
+        span.record("outcome", self.ending.as_str());
         if let Some(before) = self.before {
             let attempts = self.op.started().wrapping_sub(before);
-            self.span.record("attempts", attempts);
+            span.record("attempts", attempts);
         }
         let status = match self.ending {
             Ending::Cancelled => return,
             Ending::Succeeded => "OK",
             Ending::Rejected(reason) => {
-                self.span.record("reason", reason.as_str());
+                span.record("reason", reason.as_str());
                 "ERROR"
             }
             _ => "ERROR",
         };
-        self.span.record("otel.status_code", status);
+        span.record("otel.status_code", status);
+    }
+}
+
+impl<Op: Operation> Drop for End<Op> {
+    fn drop(&mut self) {
+        let mut panics = Panics::default();
+        panics.run(|| self.record());
+        panics.resume();
     }
 }
 
 impl<Op: Operation> Spanned<Op> {
     #[inline(never)]
-    fn open(span: Span, op: Op, cx: Context, counts: bool) -> Self {
-        if span.is_disabled() {
+    fn open(span: OwnSpan, op: Op, cx: Context, counts: bool) -> Self {
+        if span.0.is_disabled() {
             return Self::Plain {
                 attempt: op.attempt(cx),
             };
@@ -236,10 +297,12 @@ impl<Op: Operation> Spanned<Op> {
             ending: Ending::Cancelled,
             span: span.clone(),
         };
+        let scope = span.enter();
         // An attempt may begin before it is polled.
-        let attempt = span.in_scope(|| op.attempt(cx)).instrument(span);
+        let attempt = Some(op.attempt(cx));
+        drop(scope);
         Self::Open {
-            attempt: InSpan { attempt },
+            attempt: InSpan { attempt, span },
             end,
         }
     }

@@ -8,7 +8,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use backstop::circuit_breaker::Trip;
-use backstop::metrics::{Gauges, Kind, Metrics, TABLE};
+use backstop::metrics::{Gauges, Kind, Metrics, Reading, TABLE};
 use backstop::policy::Classify;
 use backstop::store::{Fault, MemoryStore};
 use backstop::{
@@ -271,6 +271,31 @@ fn gauges_are_written_when_they_are_collected() {
     metrics.collect();
     assert_eq!((state("closed"), state("isolated")), (0.0, 1.0));
     recorder.check_against_the_table();
+}
+
+#[test]
+fn a_handle_that_panics_costs_no_other_its_gauges() {
+    struct Panicking;
+    impl Gauges for Panicking {
+        fn readings(&self) -> Vec<Reading> {
+            panic!("no reading")
+        }
+    }
+    let (recorder, metrics) = metrics();
+    let clock = ManualClock::new();
+    let named = |name| {
+        let bulkhead = Bulkhead::builder().max_concurrent(7).name(name);
+        bulkhead.clock(clock.clone()).build().unwrap()
+    };
+    metrics.watch(named("before"));
+    metrics.watch(Panicking);
+    metrics.watch(named("after"));
+    let collect = std::panic::AssertUnwindSafe(|| metrics.collect());
+    std::panic::catch_unwind(collect).unwrap_err();
+    for name in ["before", "after"] {
+        let limit = recorder.gauge("backstop_limit", &format!("policy={name}"));
+        assert_eq!(limit, 7.0, "{name}");
+    }
 }
 
 #[test]

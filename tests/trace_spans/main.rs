@@ -1,6 +1,7 @@
 //! Spans and log lines of the crate `tracing`.
 #![cfg(feature = "tracing")]
 
+mod panics;
 mod subscriber;
 
 use std::future::pending;
