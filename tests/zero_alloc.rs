@@ -5,6 +5,7 @@
 //! allocator, which is why this test is a program of its own.
 #![cfg(feature = "tokio")]
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn, ready};
 use std::pin::pin;
 use std::sync::Arc;
@@ -312,6 +313,35 @@ fn keys_without_a_flight_occupy_no_memory() {
 }
 
 /// A call inside a lease, and one that is rejected while the limit is known to be used up.
+#[test]
+fn calls_that_wait_for_one_execution_cost_it_one_allocation_at_its_end() {
+    let coalesce = Coalesce::<u64, u64, ()>::builder().clock(backstop::ManualClock::new());
+    let coalesce = coalesce.build().unwrap();
+    let one = coalesce.get(&1);
+    let done = Cell::new(false);
+    let load = || {
+        poll_fn(|_| match done.get() {
+            true => Poll::Ready(Ok(7)),
+            false => Poll::Pending,
+        })
+    };
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut calls: Vec<_> = (0..101).map(|_| Box::pin(one.call(load))).collect();
+    let mut poll = |from: usize, to: usize| {
+        let count = measure(|| {
+            for call in &mut calls[from..to] {
+                let _ = call.as_mut().poll(&mut cx);
+            }
+        });
+        count.count_total
+    };
+    poll(0, 1);
+    assert!(poll(1, 12) <= 1, "the first eleven");
+    assert!(poll(12, 101) <= 16, "a hundred");
+    done.set(true);
+    assert_eq!(poll(0, 101), 1);
+}
+
 #[test]
 fn a_shared_limiter_allocates_nothing_inside_a_lease() {
     let clock = ManualClock::new();

@@ -71,8 +71,8 @@ impl CircuitBreaker {
     ///
     /// # Errors
     ///
-    /// If the circuit is open or isolated, or half-open with all probes in flight. `retry_after` is the exact
-    /// rest of the break, if it is known.
+    /// If the circuit is open, paused, or isolated, or half-open with all probes in flight; of some calls during a
+    /// ramp-up. `retry_after` is the exact rest of the break or the pause, if it is known.
     ///
     /// # Examples
     ///

@@ -156,9 +156,10 @@ impl<S, W> Flights<S, W> {
     pub(super) fn land(&mut self, place: Place) -> (Vec<W>, Option<Arc<S>>) {
         match self.flights.remove(&place) {
             Some(flight) => {
-                let wakers = flight.waiters.into_values();
-                let wakers = wakers.filter_map(|waiter| waiter.waker);
-                (wakers.collect(), Some(flight.shared))
+                let mut wakers = Vec::with_capacity(flight.waiters.len());
+                let waiters = flight.waiters.into_values();
+                wakers.extend(waiters.filter_map(|waiter| waiter.waker));
+                (wakers, Some(flight.shared))
             }
             None => (Vec::new(), None),
         }

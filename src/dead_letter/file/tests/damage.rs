@@ -377,6 +377,31 @@ fn an_eviction_that_cannot_be_written_is_reported() {
 }
 
 #[test]
+fn a_file_that_could_not_be_deleted_is_deleted_later() {
+    let disk = nine();
+    let mut log = open(&disk);
+    for id in 1..=9 {
+        change(&mut log, id, Change::Delivered).unwrap();
+    }
+    let names = disk.names().len();
+    {
+        let mut sim = lock(&disk.0);
+        (sim.fails_at, sim.fails_for) = (Some((sim.operations + 1, 0)), 100);
+    }
+    log.events.clear();
+    log.tidy();
+    let failed = |event: &LetterEvent| matches!(event, LetterEvent::MaintenanceFailed { .. });
+    assert_eq!(log.events.iter().filter(|event| failed(event)).count(), 1);
+    assert_eq!(disk.names().len(), names);
+    lock(&disk.0).fails_at = None;
+    log.events.clear();
+    log.tidy();
+    assert!(disk.names().len() < names, "{:?}", disk.names());
+    assert!(!log.events.iter().any(failed));
+    assert!(ids(&mut open(&disk)).is_empty());
+}
+
+#[test]
 fn no_more_letters_wait_than_may() {
     let sink = FileSink::start(open(&SimDisk::default()), 2, ()).unwrap();
     let waiting = &sink.shared.writer.waiting;
