@@ -12,7 +12,7 @@ use backstop::metrics::{Gauges, Kind, Metrics, Reading, TABLE};
 use backstop::policy::Classify;
 use backstop::store::{Fault, MemoryStore};
 use backstop::{
-    Backoff, Bulkhead, CircuitBreaker, CircuitVotes, ErrorClass, Hedge, Jitter, Keyed,
+    Backoff, Bulkhead, CircuitBreaker, CircuitVotes, ErrorClass, Health, Hedge, Jitter, Keyed,
     KeyedRateLimiter, ManualClock, Pipeline, Policy, Quota, RateLimiter, Retry, RetryBudget,
     SharedBulkhead, SharedRateLimiter, Standard, Timeout, Verdict,
 };
@@ -45,6 +45,8 @@ fn a_call_and_its_attempts_are_counted_under_the_names_of_the_table() {
         metrics.attempts("github").clock(clock.clone()),
         Classify::errors(|error: &&str| match *error {
             "busy" => Verdict::throttled(None),
+            // As for a 429, which says nothing about the dependency.
+            "quota" => Verdict::throttled(None).with_health(Health::Neutral),
             "gone" => Verdict::permanent(),
             _ => Verdict::transient(),
         }),
@@ -52,7 +54,7 @@ fn a_call_and_its_attempts_are_counted_under_the_names_of_the_table() {
     let pipeline = Pipeline::new(stack)
         .with_name("github")
         .observer(metrics.clone());
-    let answers = std::cell::RefCell::new(vec!["gone", "busy", "down", "busy", "down", "down"]);
+    let answers = std::cell::RefCell::new(vec!["gone", "quota", "down", "busy", "down", "down"]);
     for _ in 0..2 {
         let call = pipeline.call(|| async {
             clock.sleep(ms(10)).await;
