@@ -142,8 +142,8 @@ pub(super) struct State {
     capped: AtomicU64,
 }
 
-/// One fault.
-const ONE: u64 = 1 << 32;
+/// One fault. Decimal, so that a tenth of the calls is exactly a tenth.
+const ONE: u64 = 10_000_000_000;
 
 /// The most faults that calls without one can save up.
 const MAX_SAVED: u64 = 10;
@@ -247,9 +247,10 @@ impl State {
     }
 }
 
-/// Converts a share to units, rounded down so that the cap is never exceeded.
+/// Converts a share to units, rounded down so that the cap is never exceeded, except where the share is a unit but for
+/// the rounding of an `f64`: 0.29 of [`ONE`] is 2 899 999 999.999 999 5.
 fn units(share: f64) -> u64 {
-    (share * ONE as f64) as u64
+    (share * ONE as f64 + 1e-6) as u64
 }
 
 #[cfg(all(test, not(backstop_loom)))]
@@ -278,6 +279,17 @@ mod tests {
                 let run = f64::from(injected[calls + 1] - injected[from]);
                 prop_assert!(run <= share * (calls + 1 - from) as f64 + MAX_SAVED as f64);
             }
+        }
+    }
+
+    #[test]
+    fn a_share_in_percent_is_that_many_of_a_hundred_calls() {
+        for percent in 0..=100 {
+            let share = f64::from(percent) / 100.0;
+            let state = State::new([0.0, 0.0, 1.0, 0.0], share, true);
+            assert_eq!(state.max_share(), share);
+            let injected = (0..100).filter(|_| state.pay(true)).count();
+            assert_eq!(injected, percent as usize);
         }
     }
 
