@@ -1,11 +1,8 @@
-//! Longer pages: recipes, patterns, pitfalls, and design decisions. Their examples are tests.
+//! Longer pages: recipes, choices, pitfalls, and migration. Their examples are tests.
 
 #[doc = include_str!("../docs/recipes.md")]
 #[cfg(feature = "tokio")]
 pub mod recipes {}
-
-#[doc = include_str!("../docs/design.md")]
-pub mod design {}
 
 #[doc = include_str!("../docs/pitfalls.md")]
 pub mod pitfalls {}
