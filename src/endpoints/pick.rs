@@ -16,7 +16,9 @@ use crate::sync::Ordering;
 
 impl<N> Inner<N> {
     /// Picks a node for a call that has tried `tried`, and counts the call as in flight.
-    #[inline]
+    // Always inlined, like `enter`: with link-time optimization both stay out of line otherwise, and the permit is copied
+    // through memory twice. A pick among 1000 nodes took 59 ns instead of 30.
+    #[inline(always)]
     pub(super) fn pick(
         &self,
         now: Instant,

@@ -179,7 +179,7 @@ impl<'a, N> Gate for Pick<'a, N> {
     type Permit = Flight<'a, N>;
     type Entrance = NoWait<Flight<'a, N>>;
 
-    #[inline]
+    #[inline(always)]
     fn enter(
         self,
         cx: &mut Context,
