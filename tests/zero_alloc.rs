@@ -312,7 +312,6 @@ fn keys_without_a_flight_occupy_no_memory() {
     assert_eq!(after(1000..10_000), 0);
 }
 
-/// A call inside a lease, and one that is rejected while the limit is known to be used up.
 #[test]
 fn calls_that_wait_for_one_execution_cost_it_one_allocation_at_its_end() {
     let coalesce = Coalesce::<u64, u64, ()>::builder().clock(backstop::ManualClock::new());
@@ -342,6 +341,7 @@ fn calls_that_wait_for_one_execution_cost_it_one_allocation_at_its_end() {
     assert_eq!(poll(0, 101), 1);
 }
 
+/// A call inside a lease, and one that is rejected while the limit is known to be used up.
 #[test]
 fn a_shared_limiter_allocates_nothing_inside_a_lease() {
     let clock = ManualClock::new();

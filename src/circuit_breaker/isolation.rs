@@ -1,6 +1,5 @@
 //! What keeps a circuit isolated, and the breakers that replace it.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::event::Panics;
@@ -26,12 +25,6 @@ impl Drop for Hold {
             panics.run(end);
         }
         panics.resume();
-    }
-}
-
-impl fmt::Debug for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hold").finish_non_exhaustive()
     }
 }
 

@@ -358,10 +358,16 @@ impl fmt::Debug for CircuitBreaker {
 /// Isolates a circuit until it is dropped. Returned by [`CircuitBreaker::isolate`].
 ///
 /// Breakers that replace this one in a [`Standard`](crate::Standard) stay isolated as well.
-#[derive(Debug)]
 #[must_use = "dropping it ends the isolation"]
 pub struct Isolation {
-    #[expect(dead_code, reason = "for `Debug`")]
     breaker: CircuitBreaker,
     hold: Arc<Hold>,
+}
+
+impl fmt::Debug for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Isolation")
+            .field("breaker", &self.breaker)
+            .finish_non_exhaustive()
+    }
 }

@@ -72,8 +72,15 @@ pub(super) fn better<Op: Operation>(
     }
 }
 
-pub(super) fn discard<Op: Operation>(outcome: OutcomeOf<Op>, op: Op) {
+fn discard<Op: Operation>(outcome: OutcomeOf<Op>, op: Op) {
     if let Err(error) = outcome.result {
         op.discard(error);
+    }
+}
+
+/// Discards the outcome that was kept, if there is one.
+pub(super) fn discard_kept<Op: Operation>(kept: Option<Kept<Op>>, op: Op) {
+    if let Some(kept) = kept {
+        discard(kept.outcome, op);
     }
 }

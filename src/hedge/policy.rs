@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll};
 use pin_project_lite::pin_project;
 
 use super::Hedge;
-use super::copies::{Copies, OtherCopy, OutcomeOf, better, discard, is_rejected, launched};
+use super::copies::{Copies, OtherCopy, OutcomeOf, better, discard_kept, is_rejected, launched};
 use super::inner::{Begun, Inner};
 use super::state::decision::{self, CopyEffect, LaunchFacts};
 use crate::clock::{self, ClockHandle, Sleep};
@@ -422,8 +422,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             in_flight,
         } = *copies;
         drop(in_flight);
-        kept.into_iter()
-            .for_each(|kept| discard(kept.outcome, *this.op));
+        discard_kept(kept, *this.op);
         let observer = this.op.listener().observer();
         let Some((count, event)) = event else {
             inner.lose(launched, observer);
@@ -481,8 +480,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
                 in_flight,
             } = *copies;
             drop(in_flight);
-            kept.into_iter()
-                .for_each(|kept| discard(kept.outcome, *this.op));
+            discard_kept(kept, *this.op);
             let observer = this.op.listener().observer();
             panics.run(|| inner.lose(launched, observer));
         }
