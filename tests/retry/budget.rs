@@ -7,8 +7,8 @@ use std::task::{Context as TaskContext, Waker};
 use backstop::event::StopReason;
 use backstop::policy::ErrorClass;
 use backstop::{
-    Backoff, Classify, Error, Event, ManualClock, Pipeline, Policy, Quota, RateLimiter, Reason,
-    Rejected, Retry, RetryBudget, Verdict,
+    Backoff, Classify, Error, Event, Jitter, ManualClock, Pipeline, Policy, Quota, RateLimiter,
+    Reason, Rejected, Retry, RetryBudget, Verdict,
 };
 
 use super::rejections::rejected_for;
@@ -147,7 +147,7 @@ fn a_copy_dropped_while_it_waits_with_an_empty_budget_reports_its_error() {
     let clock = ManualClock::new();
     let empty = RetryBudget::tokens().capacity(0).build().unwrap();
     let retry = Retry::builder()
-        .backoff(Backoff::fixed(s(10)))
+        .backoff(Backoff::fixed(s(10)).jitter(Jitter::None))
         .budget(empty)
         .wait_when_budget_empty(true)
         .clock(clock.clone())
