@@ -45,10 +45,12 @@ impl<'a> Permit<'a> {
         }
     }
 
-    /// Moves the permit out, and leaves one that has ended.
+    /// Moves the permit of a policy out, and leaves one that has ended. The life is a new one, so that it is not loaded
+    /// together with its neighbors either.
     #[inline(always)]
     pub(super) const fn move_out(&mut self) -> Self {
-        Self::new(self.inner, self.ticket, self.started, self.life.take())
+        self.life.end();
+        Self::new(self.inner, self.ticket, self.started, Life::of_policy())
     }
 
     /// Returns whether this call is a probe: it was admitted by a half-open circuit.

@@ -83,19 +83,18 @@ impl<Op: Operation> Run<Op> for &CallSpan {
     #[inline(always)]
     fn run(self, op: Op, cx: Context) -> Spanned<Op> {
         if is_off() {
-            return Spanned::Plain {
-                attempt: op.attempt(cx),
-            };
+            return Spanned::closed(op, cx);
         }
         Spanned::open(self.span(), op, cx, true)
     }
 }
 
 impl CallSpan {
+    #[cold]
     #[inline(never)]
-    fn span(self) -> OwnSpan {
+    fn span(self) -> Span {
         // Declares all fields, because a span accepts no others later.
-        OwnSpan(::tracing::info_span!(
+        ::tracing::info_span!(
             target: "backstop",
             "call",
             policy = self.name,
@@ -104,7 +103,7 @@ impl CallSpan {
             reason = Empty,
             otel.name = self.name,
             otel.status_code = Empty,
-        ))
+        )
     }
 }
 
@@ -114,9 +113,7 @@ impl<Op: Operation> Run<Op> for &AttemptSpan {
     #[inline(always)]
     fn run(self, op: Op, cx: Context) -> Spanned<Op> {
         if is_off() {
-            return Spanned::Plain {
-                attempt: op.attempt(cx),
-            };
+            return Spanned::closed(op, cx);
         }
         let span = self.span(cx.attempt(), cx.is_hedge());
         Spanned::open(span, op, cx, false)
@@ -124,9 +121,10 @@ impl<Op: Operation> Run<Op> for &AttemptSpan {
 }
 
 impl AttemptSpan {
+    #[cold]
     #[inline(never)]
-    fn span(self, attempt: u32, hedge: bool) -> OwnSpan {
-        let span = OwnSpan(::tracing::info_span!(
+    fn span(self, attempt: u32, hedge: bool) -> Span {
+        let span = ::tracing::info_span!(
             target: "backstop",
             "attempt",
             policy = self.name,
@@ -137,9 +135,9 @@ impl AttemptSpan {
             http.request.resend_count = Empty,
             otel.name = "attempt",
             otel.status_code = Empty,
-        ));
-        if attempt > 1 && !span.0.is_disabled() {
-            span.0.record("http.request.resend_count", attempt - 1);
+        );
+        if attempt > 1 && !span.is_disabled() {
+            span.record("http.request.resend_count", attempt - 1);
         }
         span
     }
@@ -154,109 +152,144 @@ fn is_off() -> bool {
 
 pin_project! {
     /// A run of a [`CallSpan`] or an [`AttemptSpan`].
-    #[project = SpannedProj]
+    ///
+    /// The attempt is polled in one place, with a span or without: with two sources of outcomes, two layers cost a call
+    /// without a subscriber 7.2 ns instead of 4.9.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
-    pub enum Spanned<Op: Operation> {
-        /// No subscriber takes the span.
-        Plain {
-            #[pin]
-            attempt: Op::Attempt,
-        },
-        /// The attempt runs in a span.
-        Open {
-            // Declared first, so that it is dropped inside the span, before the end is recorded.
-            #[pin]
-            attempt: InSpan<Op::Attempt>,
-            end: End<Op>,
-        },
+    pub struct Spanned<Op: Operation> {
+        #[pin]
+        attempt: Op::Attempt,
+        // Declared last, so that the end is recorded after the attempt's drop.
+        open: Open<Op>,
+    }
+
+    impl<Op: Operation> PinnedDrop for Spanned<Op> {
+        fn drop(this: Pin<&mut Self>) {
+            this.project().open.enter_for_good();
+        }
     }
 }
 
-/// A span that is closed by its drop. The subscriber is user code: if it panics while another panic unwinds, that one
-/// goes on, instead of a second one that aborts the process.
-#[derive(Clone)]
-struct OwnSpan(Span);
+impl<Op: Operation> Spanned<Op> {
+    #[inline(always)]
+    fn closed(op: Op, cx: Context) -> Self {
+        Self {
+            attempt: op.attempt(cx),
+            open: Open(None),
+        }
+    }
 
-impl OwnSpan {
+    #[cold]
+    #[inline(never)]
+    fn open(span: Span, op: Op, cx: Context, counts: bool) -> Self {
+        if span.is_disabled() {
+            return Self::closed(op, cx);
+        }
+        let open = Open(Some(Box::new(End {
+            before: counts.then(|| op.started()),
+            op,
+            ending: Ending::Cancelled,
+            entered: false,
+            panics: Panics::default(),
+            span,
+        })));
+        let scope = open.enter();
+        // An attempt may begin before it is polled.
+        let attempt = op.attempt(cx);
+        drop(scope);
+        Self { attempt, open }
+    }
+}
+
+impl<Op: Operation> Future for Spanned<Op> {
+    type Output = Outcome<Op::Value, Op::Error>;
+
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let scope = this.open.enter();
+        let outcome = ready!(this.attempt.poll(task));
+        drop(scope);
+        if let Some(end) = &mut this.open.0 {
+            end.ending = Ending::of(&outcome.result);
+        }
+        Poll::Ready(outcome)
+    }
+}
+
+/// The span of a run; `None` if no subscriber takes it. Its methods cost a run without a span a comparison each.
+struct Open<Op: Operation>(Option<Box<End<Op>>>);
+
+impl<Op: Operation> Open<Op> {
+    #[inline(always)]
     fn enter(&self) -> Scope<'_> {
-        Scope(Some(self.0.enter()))
+        Scope(self.0.as_ref().map(|end| Scope::enter(&end.span)))
+    }
+
+    /// Enters the span until its end is recorded.
+    #[inline(always)]
+    fn enter_for_good(&mut self) {
+        if let Some(end) = &mut self.0 {
+            end.enter();
+        }
     }
 }
 
-impl Drop for OwnSpan {
-    fn drop(&mut self) {
-        let mut panics = Panics::default();
-        panics.run(|| drop(mem::replace(&mut self.0, Span::none())));
-        panics.resume();
-    }
-}
-
-/// Leaves a span when it is dropped.
+/// Leaves a span when it is dropped. The subscriber is user code: if it panics while another panic unwinds, that one
+/// goes on, instead of a second one that aborts the process.
 struct Scope<'a>(Option<Entered<'a>>);
 
-impl Drop for Scope<'_> {
-    fn drop(&mut self) {
+impl<'a> Scope<'a> {
+    #[cold]
+    #[inline(never)]
+    fn enter(span: &'a Span) -> Entered<'a> {
+        span.enter()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn leave(&mut self) {
         let mut panics = Panics::default();
         panics.run(|| drop(self.0.take()));
         panics.resume();
     }
 }
 
-pin_project! {
-    /// An attempt that is polled and dropped in a span.
-    pub struct InSpan<F> {
-        // `None` once it has been dropped.
-        #[pin]
-        attempt: Option<F>,
-        span: OwnSpan,
-    }
-
-    impl<F> PinnedDrop for InSpan<F> {
-        fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            let mut panics = Panics::default();
-            panics.run(|| {
-                let _scope = this.span.enter();
-                this.attempt.as_mut().set(None);
-            });
-            // If the subscriber panicked, the attempt still returns its permits.
-            panics.run(|| this.attempt.set(None));
-            panics.resume();
+impl Drop for Scope<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            self.leave();
         }
     }
 }
 
-impl<F: Future> Future for InSpan<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        let _scope = this.span.enter();
-        match this.attempt.as_pin_mut() {
-            Some(attempt) => attempt.poll(task),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl<F> fmt::Debug for InSpan<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InSpan").finish_non_exhaustive()
-    }
-}
-
-/// Records how a span ended when it is dropped.
+/// Records how a span ended, and closes it, when it is dropped.
 struct End<Op: Operation> {
-    span: OwnSpan,
+    span: Span,
     op: Op,
     /// Number of attempts started before the span; `None` if attempts are not recorded.
     before: Option<u32>,
     ending: Ending,
+    /// Whether the attempt is being dropped in the span.
+    entered: bool,
+    /// A panic of the subscriber before the attempt was dropped. It goes on once the attempt has returned its permits.
+    panics: Panics,
 }
 
 impl<Op: Operation> End<Op> {
+    #[cold]
+    #[inline(never)]
+    fn enter(&mut self) {
+        let span = &self.span;
+        self.panics.run(|| {
+            span.with_subscriber(|(id, subscriber)| subscriber.enter(id));
+        });
+        self.entered = self.panics.is_empty();
+    }
+
     fn record(&self) {
-        let span = &self.span.0;
+        let span = &self.span;
         span.record("outcome", self.ending.as_str());
         if let Some(before) = self.before {
             let attempts = self.op.started().wrapping_sub(before);
@@ -276,51 +309,19 @@ impl<Op: Operation> End<Op> {
 }
 
 impl<Op: Operation> Drop for End<Op> {
-    fn drop(&mut self) {
-        let mut panics = Panics::default();
-        panics.run(|| self.record());
-        panics.resume();
-    }
-}
-
-impl<Op: Operation> Spanned<Op> {
+    #[cold]
     #[inline(never)]
-    fn open(span: OwnSpan, op: Op, cx: Context, counts: bool) -> Self {
-        if span.0.is_disabled() {
-            return Self::Plain {
-                attempt: op.attempt(cx),
-            };
+    fn drop(&mut self) {
+        let mut panics = mem::take(&mut self.panics);
+        if self.entered {
+            panics.run(|| {
+                self.span
+                    .with_subscriber(|(id, subscriber)| subscriber.exit(id));
+            });
         }
-        let end = End {
-            op,
-            before: counts.then(|| op.started()),
-            ending: Ending::Cancelled,
-            span: span.clone(),
-        };
-        let scope = span.enter();
-        // An attempt may begin before it is polled.
-        let attempt = Some(op.attempt(cx));
-        drop(scope);
-        Self::Open {
-            attempt: InSpan { attempt, span },
-            end,
-        }
-    }
-}
-
-impl<Op: Operation> Future for Spanned<Op> {
-    type Output = Outcome<Op::Value, Op::Error>;
-
-    #[inline(always)]
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            SpannedProj::Plain { attempt } => attempt.poll(task),
-            SpannedProj::Open { attempt, end } => {
-                let outcome = ready!(attempt.poll(task));
-                end.ending = Ending::of(&outcome.result);
-                Poll::Ready(outcome)
-            }
-        }
+        panics.run(|| self.record());
+        panics.run(|| drop(mem::replace(&mut self.span, Span::none())));
+        panics.resume();
     }
 }
 
