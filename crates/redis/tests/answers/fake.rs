@@ -10,6 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// A script that a client sends.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
+    /// Number of the connection, from 0.
+    pub(crate) connection: usize,
     /// `EVALSHA` or `EVAL`.
     pub(crate) command: String,
     pub(crate) key: String,
@@ -63,8 +65,8 @@ impl Fake {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let inner = inner.clone();
-                inner.connections.fetch_add(1, Ordering::Relaxed);
-                thread::spawn(move || inner.serve(&stream.unwrap()));
+                let number = inner.connections.fetch_add(1, Ordering::Relaxed);
+                thread::spawn(move || inner.serve(&stream.unwrap(), number));
             }
         });
         fake
@@ -92,7 +94,7 @@ impl Fake {
 
 impl Inner {
     /// Serves a connection until its client closes it.
-    fn serve(&self, stream: &TcpStream) {
+    fn serve(&self, stream: &TcpStream, connection: usize) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let mut stream = stream;
         while let Some(words) = read(&mut reader) {
@@ -101,6 +103,7 @@ impl Inner {
                 "EVALSHA" | "EVAL" => {
                     let keys: usize = words[2].parse().unwrap();
                     let request = Request {
+                        connection,
                         command,
                         key: words[3].clone(),
                         ask: words[3 + keys + 2].parse().unwrap_or_default(),

@@ -75,7 +75,6 @@ fn an_error_of_the_server_is_reported_and_keeps_the_connection() {
             "CLUSTERDOWN Hash slot not served",
             "TRYAGAIN Multiple keys request during rehashing of slot",
             "CROSSSLOT Keys in request don't hash to the same slot",
-            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
             "OOM command not allowed when used memory > 'maxmemory'.",
             "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
             "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
@@ -196,37 +195,47 @@ fn a_script_that_is_unknown_is_sent_once_with_its_text() {
     });
 }
 
+/// A limiter on a server, with the kinds of its events.
+async fn limiter(fake: &Fake) -> (SharedRateLimiter, Arc<Mutex<Vec<&'static str>>>) {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let log = events.clone();
+    let limiter = SharedRateLimiter::builder()
+        .store(connect(fake).await)
+        .key("key")
+        .quota(Quota::per_second(1000))
+        .store_timeout(PATIENT)
+        .observer(move |event: &Event| {
+            if let Event::Store { .. } = event {
+                log.lock().unwrap().push(event.kind());
+            }
+        })
+        .build()
+        .unwrap();
+    limiter.try_acquire().await.unwrap();
+    (limiter, events)
+}
+
+/// Calls until the store is up, or lost.
+async fn call_until(limiter: &SharedRateLimiter, is_up: bool) {
+    until(async || {
+        let _ = limiter.try_acquire().await;
+        limiter.snapshot().store_up == is_up
+    })
+    .await;
+}
+
 #[test]
 fn a_server_that_loads_its_data_is_lost_until_it_has_loaded() {
     run(async {
         let fake = Fake::start();
-        let events = Arc::new(Mutex::new(Vec::new()));
-        let log = events.clone();
-        let limiter = SharedRateLimiter::builder()
-            .store(connect(&fake).await)
-            .key("key")
-            .quota(Quota::per_second(1000))
-            .store_timeout(PATIENT)
-            .observer(move |event: &Event| {
-                if let Event::Store { .. } = event {
-                    log.lock().unwrap().push(event.kind());
-                }
-            })
-            .build()
-            .unwrap();
-        limiter.try_acquire().await.unwrap();
+        let (limiter, events) = limiter(&fake).await;
         fake.script(|_| Answer::error("LOADING Redis is loading the dataset in memory"));
-        until(async || {
-            let _ = limiter.try_acquire().await;
-            !limiter.snapshot().store_up
-        })
-        .await;
+        call_until(&limiter, false).await;
         let error = limiter.snapshot().last_error.unwrap();
-        assert!(error.contains("loading"), "{error}");
-        // Calls continue at the share of the process, which is all of the rate here.
+        assert!(error.contains("loading the dataset"), "{error}");
+        // Calls continue at the share of the process, and send no request each.
         sleep(SECOND / 5).await;
-        assert!(limiter.try_acquire().await.is_ok());
-        // They send no request each.
+        limiter.try_acquire().await.unwrap();
         fake.requests();
         for _ in 0..100 {
             let _ = limiter.try_acquire().await;
@@ -234,14 +243,34 @@ fn a_server_that_loads_its_data_is_lost_until_it_has_loaded() {
         let requests = fake.requests().len();
         assert!(requests < 50, "{requests}");
         fake.script(|_| Answer::Grant);
-        until(async || {
-            let _ = limiter.try_acquire().await;
-            limiter.snapshot().store_up
-        })
-        .await;
+        call_until(&limiter, true).await;
         assert_eq!(*events.lock().unwrap(), ["store_lost", "store_back"]);
         assert_eq!(fake.connections(), 1);
     });
+}
+
+#[test]
+fn a_server_that_became_a_replica_is_left() {
+    const OF_SCRIPTS: &str = "ERR Error running script: @user_script:64: -READONLY You can't write against a read only replica.";
+    for text in [
+        "READONLY You can't write against a read only replica.",
+        OF_SCRIPTS,
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "MOVED 3999 127.0.0.1:6381",
+    ] {
+        run(async move {
+            let fake = Fake::start();
+            let (limiter, events) = limiter(&fake).await;
+            fake.script(move |request| match request.connection {
+                0 => Answer::error(text),
+                _ => Answer::Grant,
+            });
+            call_until(&limiter, false).await;
+            call_until(&limiter, true).await;
+            assert_eq!(*events.lock().unwrap(), ["store_lost", "store_back"]);
+            assert_eq!(fake.connections(), 2, "{text}");
+        });
+    }
 }
 
 #[test]
@@ -262,7 +291,7 @@ fn a_key_that_moved_to_another_node_does_not_affect_the_others() {
         });
         limits.try_acquire("other").await.unwrap();
         let start = Instant::now();
-        while start.elapsed() < SECOND {
+        while start.elapsed() < SECOND * 2 {
             let _ = limits.try_acquire("moved").await;
             let result = limits.try_acquire_n("other", 1000).await;
             assert!(result.is_ok(), "{result:?} {:?}", limits.snapshot());
@@ -273,7 +302,8 @@ fn a_key_that_moved_to_another_node_does_not_affect_the_others() {
         assert!(limits.snapshot().store_up);
         let error = limits.snapshot().last_error.unwrap();
         assert!(error.to_lowercase().contains("moved"), "{error}");
-        assert_eq!(fake.connections(), 1);
+        // The connection is renewed at most once a second, which the other requests do not notice.
+        assert!(fake.connections() <= 3, "{}", fake.connections());
         fake.script(|_| Answer::Grant);
         until(async || {
             let _ = limits.try_acquire("moved").await;
