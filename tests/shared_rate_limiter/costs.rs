@@ -1,10 +1,12 @@
 //! Calls that cost different numbers of tokens.
 
+use std::future::Future;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use backstop::shared_rate_limiter::SyncMode;
-use backstop::store::MemoryStore;
-use backstop::{ManualClock, Quota, RateLimiter, Rejected, SharedRateLimiter};
+use backstop::shared_rate_limiter::{Outage, SyncMode};
+use backstop::store::{Fault, MemoryStore};
+use backstop::{Clock, ManualClock, Quota, RateLimiter, Rejected, SharedRateLimiter};
 use futures::FutureExt;
 
 /// A reproducible source of random numbers.
@@ -99,5 +101,73 @@ fn after_the_time_of_its_rejection_a_call_of_any_cost_is_admitted() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn the_waiter_behind_one_that_gives_up_waits_only_for_its_own_tokens() {
+    for sync in [SyncMode::Exact, SyncMode::Leased] {
+        let clock = ManualClock::new();
+        let store = MemoryStore::new(clock.clone());
+        let limiter = limiter(&store, &clock, Quota::per_second(10).burst(30), sync);
+        decide(&limiter, 30).unwrap();
+        let mut task = Context::from_waker(Waker::noop());
+        let mut first = Box::pin(limiter.acquire_n(20));
+        assert!(first.as_mut().poll(&mut task).is_pending());
+        clock.block_on(async {
+            let second = limiter.acquire_n(2);
+            let gives_up = async {
+                clock.sleep(Duration::from_millis(10)).await;
+                drop(first);
+            };
+            futures::join!(second, gives_up).0.unwrap();
+        });
+        let waited = clock.now().as_nanos() / 1_000_000;
+        assert!((200..=230).contains(&waited), "{sync:?}: {waited} ms");
+    }
+}
+
+#[test]
+fn without_the_store_too_a_call_is_admitted_after_the_time_of_its_rejection() {
+    let mut random = Random(5);
+    for outage in [
+        Outage::OwnShare,
+        Outage::Local(Quota::per_second(50).burst(20)),
+    ] {
+        let clock = ManualClock::new();
+        let store = MemoryStore::new(clock.clone());
+        let limiter = SharedRateLimiter::builder()
+            .store(store.clone())
+            .key("key")
+            .quota(Quota::per_second(100).burst(50))
+            .on_outage(outage)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        for _ in 0..2000 {
+            let _ = decide(&limiter, 1);
+            clock.advance(Duration::from_millis(5));
+        }
+        store.set_fault(Some(Fault::Fail));
+        while limiter.snapshot().store_up {
+            let _ = decide(&limiter, 1);
+            clock.advance(Duration::from_millis(5));
+        }
+        let mut rejections = 0;
+        for step in 0..5000 {
+            clock.advance(Duration::from_micros(random.below(20_000)));
+            let cost = 1 + random.below(10);
+            let Err(rejected) = decide(&limiter, cost) else {
+                continue;
+            };
+            rejections += 1;
+            clock.advance(rejected.retry_after().unwrap());
+            let again = decide(&limiter, cost);
+            assert!(
+                again.is_ok(),
+                "{outage:?}, step {step}: {cost}, {rejected:?}, {again:?}"
+            );
+        }
+        assert!(rejections > 500, "{rejections}");
     }
 }
