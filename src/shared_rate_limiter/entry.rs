@@ -337,8 +337,8 @@ impl Entry {
             return Instant::FAR_FUTURE;
         }
         let contact = state.contact(&self.hub);
-        let asks = state.lease.asks_at(now, contact);
         let first = state.queue.waiting().first;
+        let asks = state.lease.asks_at(now, contact, first);
         let ready = match state.lease.is_local() {
             true => state.lease.ready_at(now, contact, first).min(asks),
             false => asks,

@@ -1,5 +1,6 @@
 //! One rate limit for several processes, each of which is simulated by a limiter of its own on one store.
 
+mod costs;
 mod fleet;
 mod leases;
 mod model;

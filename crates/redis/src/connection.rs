@@ -6,7 +6,7 @@ use std::time::Duration;
 use backstop::store::StoreError;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, RedisError};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// A source of connections. Never waits, because a call must not wait for a connection.
 pub(crate) trait Source: Clone + Send + Sync + 'static {
@@ -17,6 +17,9 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
 
     /// Gives up the connection of this number, if it is still in use.
     fn broke(&self, number: u64, error: &dyn std::fmt::Display);
+
+    /// Replaces the connection of this number by a new one, as soon as there is one. Its requests are not affected.
+    fn renew(&self, number: u64);
 }
 
 /// A connection given by the user, which reconnects on its own if it can.
@@ -31,6 +34,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Source for Given<C> {
     }
 
     fn broke(&self, _: u64, _: &dyn std::fmt::Display) {}
+
+    fn renew(&self, _: u64) {}
 }
 
 /// A connection that is reestablished in the background when it breaks.
@@ -45,7 +50,12 @@ struct Inner {
 }
 
 enum State {
-    Up(MultiplexedConnection, u64),
+    Up {
+        connection: MultiplexedConnection,
+        number: u64,
+        /// When it was established, or was to be renewed last.
+        since: Instant,
+    },
     /// A task is reconnecting.
     Down(StoreError),
 }
@@ -54,13 +64,15 @@ enum State {
 const ATTEMPT: Duration = Duration::from_millis(500);
 /// The pause between attempts.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The shortest time between renewals of a connection that works. Longer than an attempt.
+const RENEWAL: Duration = Duration::from_secs(1);
 
 impl Reconnecting {
     /// Connects. If that fails, spawns a task that keeps trying in the background.
     pub(crate) async fn new(client: redis::Client) -> (Self, Result<(), RedisError>) {
         let first = attempt(&client).await;
         let (state, result) = match first {
-            Ok(connection) => (State::Up(connection, 0), Ok(())),
+            Ok(connection) => (State::up(connection, 0), Ok(())),
             Err(error) => (State::Down(StoreError::new(&error)), Err(error)),
         };
         let this = Self {
@@ -92,12 +104,52 @@ impl Reconnecting {
     }
 }
 
+impl State {
+    fn up(connection: MultiplexedConnection, number: u64) -> Self {
+        Self::Up {
+            connection,
+            number,
+            since: Instant::now(),
+        }
+    }
+}
+
 impl Inner {
+    /// Returns whether the connection of this number is in use and was not renewed recently. Counts as a renewal.
+    fn is_renewal_due(&self, number: u64) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *state {
+            State::Up {
+                number: current,
+                since,
+                ..
+            } if *current == number && since.elapsed() >= RENEWAL => {
+                *since = Instant::now();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Replaces the connection of this number, unless it broke meanwhile.
+    fn renewed(&self, connection: MultiplexedConnection, number: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = match &*state {
+            State::Up {
+                number: current, ..
+            } if *current == number => State::up(connection, number + 1),
+            _ => return,
+        };
+        let old = std::mem::replace(&mut *state, new);
+        drop(state);
+        drop(old);
+    }
+
     /// Records an attempt to connect. Returns whether it succeeded.
     fn attempted(&self, attempted: Result<MultiplexedConnection, RedisError>, number: u64) -> bool {
         let is_up = attempted.is_ok();
         let new = match attempted {
-            Ok(connection) => State::Up(connection, number),
+            Ok(connection) => State::up(connection, number),
             Err(error) => State::Down(StoreError::new(&error)),
         };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,7 +184,9 @@ impl Source for Reconnecting {
     fn get(&self) -> Result<(MultiplexedConnection, u64), StoreError> {
         let state = &self.inner.state;
         match &*state.lock().unwrap_or_else(PoisonError::into_inner) {
-            State::Up(connection, number) => Ok((connection.clone(), *number)),
+            State::Up {
+                connection, number, ..
+            } => Ok((connection.clone(), *number)),
             State::Down(error) => Err(error.clone()),
         }
     }
@@ -143,7 +197,9 @@ impl Source for Reconnecting {
             let state = &self.inner.state;
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             match &*state {
-                State::Up(_, current) if *current == number => {
+                State::Up {
+                    number: current, ..
+                } if *current == number => {
                     std::mem::replace(&mut *state, State::Down(StoreError::new(error)))
                 }
                 _ => return,
@@ -151,5 +207,18 @@ impl Source for Reconnecting {
         };
         drop(broken);
         self.reconnect(next);
+    }
+
+    fn renew(&self, number: u64) {
+        if !self.inner.is_renewal_due(number) {
+            return;
+        }
+        let (inner, client) = (Arc::downgrade(&self.inner), self.inner.client.clone());
+        tokio::spawn(async move {
+            let attempted = attempt(&client).await;
+            if let (Ok(connection), Some(inner)) = (attempted, inner.upgrade()) {
+                inner.renewed(connection, number);
+            }
+        });
     }
 }

@@ -188,6 +188,9 @@ impl<S: Source> Worker<S> {
             Ok(Err(error)) => {
                 if error.is_unrecoverable_error() || error.is_io_error() || is_demoted(&error) {
                     self.source.broke(number, &error);
+                } else if error.code() == Some("MOVED") {
+                    // A node of a cluster that has become a replica, or that never had this key but has others.
+                    self.source.renew(number);
                 }
                 request.fail(StoreError::new(error));
             }
@@ -217,11 +220,13 @@ impl<S: Source> Worker<S> {
     }
 }
 
-/// Returns whether the server rejects writes because it has become a replica. Another connection, by the name of the
-/// primary, leads to the promoted server. Versions before 7 put the code into the text of an error of the script.
+/// Returns whether the server rejects writes because it has become a replica, or also reads because it is one without
+/// its primary. Another connection, by the name of the primary, leads to the promoted server. Versions before 7 put the
+/// code into the text of an error of the script.
 fn is_demoted(error: &RedisError) -> bool {
-    const CODE: &str = "READONLY";
-    error.code() == Some(CODE) || error.detail().is_some_and(|text| text.contains(CODE))
+    let is =
+        |code| error.code() == Some(code) || error.detail().is_some_and(|text| text.contains(code));
+    is("READONLY") || is("MASTERDOWN")
 }
 
 /// Some connections return errors of the server as values.

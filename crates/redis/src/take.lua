@@ -3,6 +3,8 @@
 -- Returns five integers for each key (granted, remaining, retry after, reset after, total), then the time. All times are
 -- in microseconds.
 local ROUNDING, PROPORTION = 1e-9, 1 + 2 * 2 ^ -52
+-- The largest total. A larger one could not be counted up, and not be returned as an integer.
+local LARGEST = 2 ^ 53
 local clock = redis.call('TIME')
 -- Counted from 2024, so that a double has room for fractions of a microsecond.
 local now = (tonumber(clock[1]) - 1704067200) * 1000000 + tonumber(clock[2])
@@ -20,7 +22,7 @@ for i, key in ipairs(KEYS) do
     local m, t, n = string.match(value, '^(%d[%d.e+-]*) (%d+) (%d+)')
     m = m and tonumber(m)
     if m then
-      missing, at, total = m, tonumber(t), tonumber(n)
+      missing, at, total = m, tonumber(t), math.min(tonumber(n), LARGEST)
     end
   end
   missing = math.min(math.max(missing - math.max(now - at, 0), 0), full)
@@ -36,7 +38,7 @@ for i, key in ipairs(KEYS) do
   if free < at_least then
     grants = false
   end
-  buckets[i] = { token, full, missing, total + spent, free, at_least, value }
+  buckets[i] = { token, full, missing, math.min(total + spent, LARGEST), free, at_least, value }
 end
 
 local reply = {}

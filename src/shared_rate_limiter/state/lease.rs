@@ -7,9 +7,11 @@
 use std::time::Duration;
 
 use super::demand::Demand;
+use super::level::Level;
 use super::link::Contact;
 use super::local::{Local, LocalBucket, LocalLimit};
 use super::lots::Lots;
+use super::pause::Pause;
 use super::pocket::Contents;
 use super::request::{Request, Waiting};
 use super::rules::{LONGEST_PAUSE, Outage, Rules};
@@ -25,12 +27,9 @@ pub(crate) struct Lease {
     lots: Lots,
     demand: Demand,
     share: Share,
-    /// The level of the bucket in the store's last answer, and when that answer arrived.
-    level: Option<(Instant, f64)>,
+    level: Option<Level>,
     store_time: StoreTime,
-    /// Until this time, calls that cost more than `closed_above` cause no request.
-    closed_until: Instant,
-    closed_above: u64,
+    pause: Pause,
     /// The last request for tokens: its size, when it was granted, and whether in full.
     asked: u64,
     granted_at: Instant,
@@ -65,8 +64,7 @@ impl Lease {
             share: Share::new(now),
             level: None,
             store_time: StoreTime::default(),
-            closed_until: Instant::ORIGIN,
-            closed_above: 0,
+            pause: Pause::default(),
             asked: 0,
             granted_at: Instant::ORIGIN,
             was_full: false,
@@ -90,7 +88,7 @@ impl Lease {
     /// Replaces the rules. Granted tokens and the store's last level stay.
     pub(crate) fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
-        self.closed_until = Instant::ORIGIN;
+        self.pause = Pause::default();
         self.local = Local::Off;
     }
 
@@ -151,10 +149,8 @@ impl Lease {
             tokens: held,
             expires: self.lots.expires(self.life()),
             low: self.low(),
-            closed_until: match self.closed_above {
-                0 => self.closed_until,
-                _ => Instant::ORIGIN,
-            },
+            // Rejects single tokens only, and only while none is held.
+            closed_until: self.paused_until(1),
             ready_at: self.ready_at(now, contact, held + 1),
         }
     }
@@ -251,40 +247,55 @@ impl Lease {
     /// Returns whether a request for `tokens` would be in vain now.
     pub(crate) fn is_dry(&self, now: Instant, tokens: u64) -> bool {
         match self.local {
-            Local::Off => now < self.closed_until && tokens > self.closed_above,
+            Local::Off => now < self.paused_until(tokens),
             Local::On { .. } => true,
         }
     }
 
     /// Returns an estimate of when `tokens` will be available: those of a call and of the waiters ahead of it.
     pub(crate) fn ready_at(&mut self, now: Instant, contact: Contact, tokens: u64) -> Instant {
-        let tokens = tokens.saturating_sub(self.lots.held());
+        let held = self.lots.held();
+        let missing = tokens.saturating_sub(held);
         if let Local::On { limit, .. } = &mut self.local {
             let asks_again = match contact {
                 Contact::Lost { probe_at, .. } => probe_at.max(now),
                 Contact::Up { pace_until } => pace_until,
             };
-            return limit.ready_at(now, tokens).unwrap_or(asks_again);
+            return limit.ready_at(now, missing).unwrap_or(asks_again);
         }
-        let Some((at, level)) = self.level else {
-            return now;
+        let ready_at = |tokens| {
+            let paused = self.paused_until(tokens);
+            self.refilled_at(tokens).max(paused).max(now)
         };
-        let wait = (tokens as f64 - level).max(0.0) * self.rules.token;
-        // Subtracts the rounding error of the level: the store counts in whole microseconds.
-        let ready = at.after((wait - 1e-3).max(0.0).ceil() as u64);
-        let closed = match tokens > self.closed_above {
-            true => self.closed_until,
-            false => Instant::ORIGIN,
-        };
-        ready.max(closed).max(now)
+        let mut ready = ready_at(missing);
+        // Tokens held that expire before do not count. The store does not credit them either: what was lacking beside
+        // them has refilled meanwhile.
+        for _ in 0..2 {
+            let kept = self.lots.held_at(ready, self.life());
+            ready = ready_at(tokens.saturating_sub(kept));
+        }
+        ready
     }
 
-    /// Returns when the next request may be sent for a call.
-    pub(crate) fn asks_at(&self, now: Instant, contact: Contact) -> Instant {
+    /// Returns when the store has `tokens` at the earliest, by its last answer.
+    fn refilled_at(&self, tokens: u64) -> Instant {
+        let refilled_at = |level: Level| level.refilled_at(tokens, self.rules.token);
+        self.level.map_or(Instant::ORIGIN, refilled_at)
+    }
+
+    fn paused_until(&self, tokens: u64) -> Instant {
+        self.pause.until(tokens, self.refilled_at(tokens))
+    }
+
+    /// Returns when the next request may be sent for a call that costs `tokens`.
+    pub(crate) fn asks_at(&self, now: Instant, contact: Contact, tokens: u64) -> Instant {
         match (contact, self.local) {
             (Contact::Lost { probe_at, .. }, _) => probe_at.max(now),
             (Contact::Up { pace_until }, Local::On { .. }) => pace_until.max(now),
-            (Contact::Up { .. }, Local::Off) => self.closed_until.max(now),
+            (Contact::Up { .. }, Local::Off) => {
+                let missing = tokens.saturating_sub(self.lots.held());
+                self.paused_until(missing).max(now)
+            }
         }
     }
 
@@ -319,7 +330,7 @@ impl Lease {
             self.in_flight = Some(request);
             return Some(request);
         }
-        let is_low = held <= self.low() && self.low() > 0;
+        let is_low = held <= self.low() && self.low() > 0 && now >= self.pause.end();
         let lacks_reserve = self.reserves && held == 0;
         let ask = lease.max(u64::from(lacks_reserve)).saturating_sub(held);
         if (is_low || lacks_reserve) && ask > 0 && !self.is_dry(now, 1) {
@@ -373,8 +384,8 @@ impl Lease {
         let size = (by_demand.round() as u64).max(by_growth).min(rules.largest);
         match self.level {
             // Tokens held here are missing elsewhere: with a low level, each process takes less at a time.
-            Some((_, level)) if self.scarcity.is_rare(now, rules.every) => {
-                size.min((level as u64 / 2).max(size / 2))
+            Some(Level { tokens, .. }) if self.scarcity.is_rare(now, rules.every) => {
+                size.min((tokens as u64 / 2).max(size / 2))
             }
             _ => size,
         }
@@ -415,12 +426,7 @@ impl Lease {
         self.store_time = taken.now;
         self.share
             .record(now, taken.granted + request.spent, taken.total);
-        let retry = taken.retry_after.as_nanos() as f64;
-        let level = match retry > 0.0 {
-            true => request.at_least.max(1) as f64 - retry / self.rules.token,
-            false => taken.remaining as f64,
-        };
-        self.level = Some((now, level));
+        self.level = Some(Level::new(now, request, &taken, self.rules.token));
         if request.ask == 0 || is_late {
             return;
         }
@@ -428,20 +434,12 @@ impl Lease {
         self.was_full = taken.granted >= request.wanted;
         self.granted_at = now;
         if self.was_full {
-            self.closed_until = Instant::ORIGIN;
+            self.pause = Pause::default();
         } else {
             self.scarcity.record(now, self.rules.every);
-            self.closed_above = taken.remaining;
             let gap = self.demand.gap();
-            let pause = self.rules.pause(retry, request.just_enough, gap, unit);
-            let pause = match request.just_enough {
-                true => pause,
-                false => self
-                    .scarcity
-                    .shorten(pause, now, self.rules.every)
-                    .max(retry.min(pause)),
-            };
-            self.closed_until = now.after(pause as u64);
+            let short = (request, &taken);
+            self.pause = Pause::new(now, short, &self.rules, &self.scarcity, gap, unit);
         }
     }
 
@@ -485,7 +483,7 @@ impl Lease {
 
     /// Returns the whole tokens in the store at its last answer.
     pub(crate) fn level(&self) -> Option<u64> {
-        self.level.map(|(_, level)| level.max(0.0) as u64)
+        self.level.map(|level| level.tokens.max(0.0) as u64)
     }
 
     /// Returns when the lease becomes indistinguishable from a new one, if no call comes until then.
@@ -495,6 +493,6 @@ impl Lease {
         }
         let idle = self.life() + LONGEST_PAUSE as u64;
         let last = self.sent_at.max(self.granted_at).max(self.spent_at);
-        Some(last.after(idle).max(self.closed_until))
+        Some(last.after(idle).max(self.pause.end()))
     }
 }

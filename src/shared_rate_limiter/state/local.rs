@@ -1,5 +1,6 @@
 //! The local limit of a process during an outage of its store.
 
+use super::level::Level;
 use super::rules::{Outage, Rules};
 use crate::instant::Instant;
 
@@ -26,13 +27,13 @@ pub(crate) enum LocalLimit {
 
 impl LocalLimit {
     /// Returns the local limit at the start of an outage. `kept` is the bucket of the last outage, `share` this
-    /// process's share of the fleet's tokens, and `level` the store's last level with its time.
+    /// process's share of the fleet's tokens, and `level` the store's last level.
     pub(crate) fn new(
         rules: &Rules,
         now: Instant,
         kept: Option<LocalBucket>,
         share: f64,
-        level: Option<(Instant, f64)>,
+        level: Option<Level>,
     ) -> Self {
         match rules.outage {
             Outage::Open => Self::Open,
@@ -45,9 +46,13 @@ impl LocalLimit {
             Outage::OwnShare => {
                 let burst = rules.burst as f64;
                 // The level of a store that never answered is unknown: assume a full bucket.
-                let (at, level) = level.unwrap_or((now, burst));
+                let full = Level {
+                    at: now,
+                    tokens: burst,
+                };
+                let Level { at, tokens } = level.unwrap_or(full);
                 let rate = share / rules.token;
-                Self::Bucket(LocalBucket::new(rate, share * burst, share * level, at))
+                Self::Bucket(LocalBucket::new(rate, share * burst, share * tokens, at))
             }
         }
     }

@@ -26,6 +26,13 @@ impl Lots {
         self.old.tokens + self.new.tokens
     }
 
+    /// Returns the tokens that will not have expired at `then`.
+    pub(crate) fn held_at(&self, then: Instant, life: u64) -> u64 {
+        let lots = [self.old, self.new].into_iter();
+        let lasts = lots.filter(|lot| then < lot.since.after(life));
+        lasts.map(|lot| lot.tokens).sum()
+    }
+
     /// Adds a lot.
     pub(crate) fn add(&mut self, tokens: u64, since: Instant, granted: StoreTime) {
         if tokens == 0 {

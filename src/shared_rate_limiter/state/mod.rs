@@ -3,11 +3,13 @@
 
 pub(super) mod demand;
 pub(super) mod lease;
+mod level;
 pub(super) mod link;
 pub(super) mod local;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
 pub(super) mod lots;
+mod pause;
 pub(super) mod pocket;
 pub(super) mod request;
 pub(super) mod rules;

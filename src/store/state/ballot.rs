@@ -49,6 +49,19 @@ pub struct Vote {
     pub ttl: Duration,
 }
 
+impl Vote {
+    /// Returns a vote of an instance with enough traffic for it to count.
+    pub const fn new(key: Arc<str>, instance: Arc<str>, open: bool, ttl: Duration) -> Self {
+        Self {
+            key,
+            instance,
+            open,
+            counts: true,
+            ttl,
+        }
+    }
+}
+
 /// The votes of the other instances.
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use backstop::store::{Hold, PermitStore, Reply, Take, Tally};
+use backstop::store::{Hold, PermitStore, Reply, Take, Tally, Vote, VoteStore};
 use backstop::{CircuitBreaker, CircuitVotes, Quota, SharedBulkhead};
 use backstop_redis::RedisStore;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use crate::server::Server;
 use crate::{SECOND, connect, take, with_server};
 
 #[test]
@@ -80,7 +81,7 @@ fn values_of_other_versions_keep_their_meaning() {
         let till = (seconds + 60) * 1000;
         for (instance, value) in [
             ("without a number", format!("3 {till}")),
-            ("with more words", format!("4 {till} 5 6")),
+            ("with more words", format!("4 {till} 5 60000 6")),
         ] {
             server.command(&["HSET", "backstop:permits:key", instance, &value]);
         }
@@ -108,6 +109,89 @@ fn values_of_other_versions_keep_their_meaning() {
         }
         assert_eq!(votes.snapshot().tally, Tally::new(1, 1));
     });
+}
+
+/// Changes a stored value, as if the server's clock had been an hour ahead when it was written.
+fn step_back(server: &Server, key: &str, field: &str) {
+    let redis::Value::BulkString(value) = server.command(&["HGET", key, field]) else {
+        panic!("no value");
+    };
+    let value = String::from_utf8(value).unwrap();
+    let mut words: Vec<&str> = value.split(' ').collect();
+    let till = (words[1].parse::<u64>().unwrap() + 3_600_000).to_string();
+    words[1] = &till;
+    server.command(&["HSET", key, field, &words.join(" ")]);
+}
+
+#[test]
+fn after_a_backward_step_of_the_clock_nothing_lasts_longer_than_its_time_to_live() {
+    with_server("after_a_backward_step", |server| async move {
+        let store = connect(&server).await;
+        let ttl = SECOND / 2;
+        let of = |instance: &str, permits| {
+            Hold::new("key".into(), instance.into(), 10, permits, 10 * SECOND)
+        };
+        let mut dead = of("dead", 7);
+        dead.ttl = ttl;
+        assert_eq!(hold(&store, dead).await, 7);
+        let dead = Vote::new("key".into(), "dead".into(), true, ttl);
+        vote(&store, dead).await;
+        step_back(&server, "backstop:permits:key", "dead");
+        step_back(&server, "backstop:votes:key", "dead");
+        assert_eq!(hold(&store, of("other", 10)).await, 3);
+        let other = Vote::new("key".into(), "other".into(), false, 10 * SECOND);
+        assert_eq!(vote(&store, other.clone()).await, Tally::new(1, 1));
+        sleep(ttl + SECOND / 5).await;
+        assert_eq!(hold(&store, of("other", 10)).await, 10);
+        assert_eq!(vote(&store, other).await, Tally::new(0, 0));
+    });
+}
+
+#[test]
+fn values_beyond_all_ranges_stop_no_key() {
+    with_server("values_beyond_all_ranges", |server| async move {
+        const HUGE: &str = "99999999999999999999999999";
+        let store = connect(&server).await;
+        server.command(&["SET", "backstop:rate:key", &format!("5 1 {HUGE}")]);
+        for _ in 0..2 {
+            let take = take(
+                &store,
+                vec![Take::new("key".into(), Quota::per_hour(20), 5)],
+            )
+            .await;
+            assert_eq!(take.unwrap()[0].granted, 5);
+        }
+        let mut spent = Take::new("spent".into(), Quota::per_hour(20), 0);
+        (spent.at_least, spent.spent) = (0, u64::MAX);
+        for _ in 0..2 {
+            take(&store, vec![spent.clone()]).await.unwrap();
+        }
+        for value in [format!("5 {HUGE} 1"), format!("5 {HUGE} {HUGE} {HUGE}")] {
+            server.command(&["HSET", "backstop:permits:key", "odd", &value]);
+            let mine = Hold::new("key".into(), "mine".into(), 10, 10, SECOND);
+            assert_eq!(hold(&store, mine).await, 5, "{value}");
+        }
+        server.command(&[
+            "HSET",
+            "backstop:votes:key",
+            "odd",
+            &format!("1 {HUGE} {HUGE}"),
+        ]);
+        let mine = Vote::new("key".into(), "mine".into(), true, SECOND);
+        assert_eq!(vote(&store, mine).await, Tally::new(1, 1));
+    });
+}
+
+async fn vote(store: &RedisStore, vote: Vote) -> Tally {
+    let (send, answer) = oneshot::channel();
+    let send = std::sync::Mutex::new(Some(send));
+    store.vote(
+        vote,
+        Reply::new(move |tally| {
+            let _ = send.lock().unwrap().take().unwrap().send(tally);
+        }),
+    );
+    answer.await.unwrap().unwrap()
 }
 
 async fn hold(store: &RedisStore, hold: Hold) -> u64 {
