@@ -274,7 +274,7 @@ impl Inner {
         let is_scarce = state.block.is_scarce(now);
         let poll_at = match state.block.request() {
             Some(request) => request.sent + self.timeout,
-            None => state.block.poll_at(),
+            None => state.block.poll_at(now),
         };
         let Some(waiter) = state.waiters.get_mut(&ticket) else {
             return Turn::Rejected;

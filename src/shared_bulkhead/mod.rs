@@ -123,10 +123,10 @@ impl SharedBulkhead {
         let inner = &self.inner;
         loop {
             let now = inner.base.now();
-            let refresh_at = inner.with(now, |state, _| state.block.refresh_at());
             // A call may have sent a request meanwhile, and a failed request is repeated soon.
             let soon = now + inner.ttl / 12;
-            inner.base.clock.sleep_until(refresh_at.max(soon)).await;
+            let next = inner.with(now, |state, _| state.block.maintain_at(now, soon));
+            inner.base.clock.sleep_until(next).await;
         }
     }
 
