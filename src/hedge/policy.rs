@@ -280,6 +280,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
                 in_flight: Vec::with_capacity(1),
                 launched: 0,
                 kept: None,
+                failure_cost: 0,
+                paid: None,
             })
         });
         copies.launched += 1;
@@ -343,10 +345,10 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         if this.first.is_none() && this.copies.as_ref().is_none_or(|c| c.in_flight.is_empty()) {
             return Some(self.fail(outcome, now));
         }
-        if executed {
-            this.begun.copy_failed();
-        }
         if let Some(copies) = this.copies {
+            if executed {
+                copies.failure_cost = this.begun.copy_failed();
+            }
             let kept = copies.kept.take();
             copies.kept = Some(better(kept, outcome, now, *this.op));
         }
@@ -359,8 +361,9 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         if let (CopyIndex::Other(place), Some(copies)) = (which, this.copies) {
             let mut copy = copies.in_flight.remove(place);
             copy.attempt = None;
-            if !executed {
-                this.begun.give_back(copy.extras);
+            match executed {
+                true => copies.paid = copies.paid.max(Some((copy.number, copy.extras.price()))),
+                false => this.begun.give_back(copy.extras, copies.last_price()),
             }
             return (copy.number, copy.started);
         }
@@ -420,6 +423,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             launched,
             kept,
             in_flight,
+            ..
         } = *copies;
         drop(in_flight);
         discard_kept(kept, *this.op);
@@ -443,15 +447,22 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         self.as_mut().drop_copies();
         let this = self.project();
         let (inner, copies) = (*this.inner, this.copies.take());
-        if !is_rejected(&outcome) {
+        let is_rejected = is_rejected(&outcome);
+        if !is_rejected {
             this.begun.failed();
         }
         let Some(copies) = copies else {
             return outcome;
         };
         let Copies {
-            launched, mut kept, ..
+            launched,
+            mut kept,
+            failure_cost,
+            ..
         } = *copies;
+        if is_rejected {
+            this.begun.leave_to_outer(failure_cost);
+        }
         let outcome = better(kept.take(), outcome, now, *this.op).outcome;
         inner.lose(launched, this.op.listener().observer());
         outcome
@@ -478,6 +489,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
                 launched,
                 kept,
                 in_flight,
+                ..
             } = *copies;
             drop(in_flight);
             discard_kept(kept, *this.op);
