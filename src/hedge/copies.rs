@@ -29,6 +29,15 @@ impl<Op: Operation> Copies<'_, Op> {
         let in_flight = in_flight.map(|copy| (copy.number, copy.extras.price()));
         in_flight.max(self.paid).map(|(_, price)| price)
     }
+
+    /// Ends the copies in flight, and discards the outcome that was kept. Returns how many were launched.
+    pub(super) fn end(self, op: Op) -> u32 {
+        drop(self.in_flight);
+        if let Some(kept) = self.kept {
+            discard(kept.outcome, op);
+        }
+        self.launched
+    }
 }
 
 /// The outcome of a failed copy, and when that copy ended.
@@ -88,12 +97,5 @@ pub(super) fn better<Op: Operation>(
 fn discard<Op: Operation>(outcome: OutcomeOf<Op>, op: Op) {
     if let Err(error) = outcome.result {
         op.discard(error);
-    }
-}
-
-/// Discards the outcome that was kept, if there is one.
-pub(super) fn discard_kept<Op: Operation>(kept: Option<Kept<Op>>, op: Op) {
-    if let Some(kept) = kept {
-        discard(kept.outcome, op);
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll};
 use pin_project_lite::pin_project;
 
 use super::Hedge;
-use super::copies::{Copies, OtherCopy, OutcomeOf, better, discard_kept, is_rejected, launched};
+use super::copies::{Copies, OtherCopy, OutcomeOf, better, is_rejected, launched};
 use super::inner::{Begun, Inner};
 use super::state::decision::{self, CopyEffect, LaunchFacts};
 use crate::clock::{self, ClockHandle, Sleep};
@@ -419,14 +419,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             (1.., None) => Some((&inner.counts.saved, HedgeEvent::Saved { copy: number })),
             (0, _) => None,
         };
-        let Copies {
-            launched,
-            kept,
-            in_flight,
-            ..
-        } = *copies;
-        drop(in_flight);
-        discard_kept(kept, *this.op);
+        let launched = copies.end(*this.op);
         let observer = this.op.listener().observer();
         let Some((count, event)) = event else {
             inner.lose(launched, observer);
@@ -485,14 +478,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             });
         }
         if let Some(copies) = copies {
-            let Copies {
-                launched,
-                kept,
-                in_flight,
-                ..
-            } = *copies;
-            drop(in_flight);
-            discard_kept(kept, *this.op);
+            let launched = copies.end(*this.op);
             let observer = this.op.listener().observer();
             panics.run(|| inner.lose(launched, observer));
         }
