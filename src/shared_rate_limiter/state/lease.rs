@@ -201,13 +201,13 @@ impl Lease {
     }
 
     fn expire(&mut self, now: Instant) {
-        let life = self.life();
-        while let Some((tokens, granted)) = self.lots.expire(now, life) {
-            self.give_back = Some(match self.give_back {
-                Some((others, before)) => (others + tokens, before.min(granted)),
-                None => (tokens, granted),
-            });
+        // Two requests may take as long as the tokens of the first one last. If those expired as the second one is
+        // answered, a call that needs the tokens of both would never get them.
+        if self.in_flight.is_some_and(|request| request.is_on_top) {
+            return;
         }
+        let life = self.life();
+        self.lots.expire_into(&mut self.give_back, now, life);
     }
 
     /// Admits a call if there are tokens for it.
@@ -316,6 +316,7 @@ impl Lease {
             let wanted = waiting.all.saturating_sub(held);
             let mut request = self.send(now, ask.max(at_least), at_least, just_enough);
             request.wanted = request.ask.max(wanted);
+            request.is_on_top = held > 0;
             self.in_flight = Some(request);
             return Some(request);
         }
@@ -354,6 +355,7 @@ impl Lease {
             sent: now,
             wanted: ask,
             just_enough,
+            is_on_top: false,
         };
         self.spent = 0;
         self.sent_at = now;
@@ -458,7 +460,8 @@ impl Lease {
         self.lots.held()
     }
 
-    /// Returns how long leased tokens may be spent, in nanoseconds: at least two round trips.
+    /// Returns how long leased tokens may be spent, in nanoseconds: at least two round trips, and until the end of a
+    /// request for the rest of what a call needs.
     pub(crate) fn life(&self) -> u64 {
         self.rules.life.max((2.0 * self.trip_time) as u64)
     }
