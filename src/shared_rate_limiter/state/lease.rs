@@ -181,8 +181,12 @@ impl Lease {
             }
             (Contact::Up { .. }, _) => {}
         }
-        if let Contact::Up { .. } = contact {
-            self.expire(now);
+        // Two requests may take as long as the tokens of the first one last. If those expired as the second one is
+        // answered, a call that needs the tokens of both would never get them.
+        let needs_all = self.in_flight.is_some_and(|request| request.is_on_top);
+        if matches!(contact, Contact::Up { .. }) && !needs_all {
+            let life = self.life();
+            self.lots.expire_into(&mut self.give_back, now, life);
         }
     }
 
@@ -198,16 +202,6 @@ impl Lease {
         if idle > self.rules.life {
             self.spent = self.spent.saturating_sub(bucket.earned(idle) as u64);
         }
-    }
-
-    fn expire(&mut self, now: Instant) {
-        // Two requests may take as long as the tokens of the first one last. If those expired as the second one is
-        // answered, a call that needs the tokens of both would never get them.
-        if self.in_flight.is_some_and(|request| request.is_on_top) {
-            return;
-        }
-        let life = self.life();
-        self.lots.expire_into(&mut self.give_back, now, life);
     }
 
     /// Admits a call if there are tokens for it.
