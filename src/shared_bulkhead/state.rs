@@ -25,9 +25,11 @@ pub(crate) struct Block {
     fair: u64,
     /// The most permits in flight, below the number held while the process gives some up to others.
     keeps: u64,
-    /// When the process gives all its permits up, so that others get a turn. Never, unless there are fewer permits
-    /// than processes.
+    /// When the process gives permits up, so that others get a turn. Never, unless equal parts, rounded up, leave some
+    /// process without permits.
     turn_ends: Instant,
+    /// The permits that it keeps after its turn: an equal part, rounded down.
+    least: u64,
 }
 
 /// A request to the store.
@@ -37,7 +39,7 @@ pub(crate) struct Request {
     pub(crate) in_use: u64,
     pub(crate) sent: Instant,
     /// Whether it returns permits that others lack: those that are too few for the first waiter, or beyond an equal
-    /// part, or all of them at the end of a turn.
+    /// part, or those of a turn.
     gives_way: bool,
 }
 
@@ -65,6 +67,7 @@ impl Block {
             fair: limit,
             keeps: limit,
             turn_ends: Instant::FAR_FUTURE,
+            least: 0,
         }
     }
 
@@ -88,16 +91,16 @@ impl Block {
     /// Returns the permits that may be in flight.
     fn usable(&self, now: Instant) -> u64 {
         match self.in_flight {
-            _ if self.turn_is_over(now) => 0,
+            _ if self.turn_is_over(now) => self.least,
             // A call that costs more than is kept must not wait for good.
             0 => self.held(now),
             _ => self.held(now).min(self.keeps),
         }
     }
 
-    /// Returns whether the process only waits for the end of its calls, to give its permits up.
+    /// Returns whether the process only waits for the end of calls, to give their permits up.
     fn turn_is_over(&self, now: Instant) -> bool {
-        now >= self.turn_ends && self.held(now) > 0
+        now >= self.turn_ends && self.held(now) > self.least
     }
 
     /// Admits a call if the process holds enough free permits.
@@ -125,12 +128,12 @@ impl Block {
         // Without calls in flight, permits that do not suffice for the first waiter are idle, and another process may
         // lack just these. Each process would wait for the others for good.
         let held = self.held(now);
-        let too_few = (1..first).contains(&held) && now < self.scarce_until;
+        let too_few = self.in_flight == 0 && (1..first).contains(&held) && now < self.scarce_until;
         let turn_is_over = self.turn_is_over(now);
-        if self.in_flight == 0 && (too_few || turn_is_over) {
-            self.held = 0;
-            self.peak = 0;
-            return Some(self.send(now, 0, true));
+        if too_few || turn_is_over && self.in_flight <= self.least {
+            self.held = if too_few { 0 } else { self.least };
+            self.peak = self.in_flight;
+            return Some(self.send(now, self.held, true));
         }
         let lacks = !turn_is_over
             && self.in_flight + waiting > self.usable(now)
@@ -186,8 +189,10 @@ impl Block {
         };
         let surplus = self.held.saturating_sub(self.fair);
         self.keeps = self.held - surplus.div_ceil(GIVEN_UP);
-        // An equal part is less than one permit, so some processes have none.
-        let takes_turns = held.free == 0 && held.instances > self.limit && self.held > 0;
+        let others = held.instances.saturating_sub(1);
+        self.least = self.limit / held.instances.max(1);
+        let leave_none = self.limit <= self.fair.saturating_mul(others);
+        let takes_turns = held.free == 0 && leave_none && self.held > self.least;
         self.turn_ends = match takes_turns {
             true => self.turn_ends.min(now.after(TURN)),
             false => Instant::FAR_FUTURE,

@@ -77,7 +77,7 @@ fn a_call_that_needs_the_tokens_of_two_requests_gets_them() {
     let store = MemoryStore::new(clock.clone());
     let builder = SharedRateLimiter::builder().store(store.clone()).key("key");
     let builder = builder.quota(Quota::per_second(500).burst(6));
-    let builder = builder.sync(SyncMode::Exact).clock(clock.clone());
+    let builder = builder.sync(SyncMode::Exact).seed(1).clock(clock.clone());
     let limiter = builder.build().unwrap();
     store.set_latency(15 * MILLISECOND);
     // The limiter learns how long a trip takes.
