@@ -2,6 +2,8 @@
 
 #[path = "shared_bulkhead/sharing.rs"]
 mod sharing;
+#[path = "shared_bulkhead/user_code.rs"]
+mod user_code;
 #[path = "watchdog/mod.rs"]
 mod watchdog;
 
