@@ -298,6 +298,21 @@ fn a_waiter_looks_again_when_an_answer_comes_and_not_when_its_time_is_over() {
 }
 
 #[test]
+fn a_call_without_a_cost_needs_no_permit() {
+    let (clock, _, fleet) = fleet(1, 1);
+    let bulkhead = &fleet[0];
+    let _permit = clock.block_on(bulkhead.try_acquire()).unwrap();
+    let mut waiting = Box::pin(bulkhead.acquire());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(waiting.as_mut().poll(&mut cx).is_pending());
+    assert_eq!(clock.block_on(bulkhead.try_acquire_n(0)).unwrap().cost(), 0);
+    // The permits have expired.
+    clock.advance(2 * TTL);
+    assert!(clock.block_on(bulkhead.acquire_n(0)).is_ok());
+    assert_eq!(bulkhead.snapshot().in_flight, 1);
+}
+
+#[test]
 fn settings_without_meaning_are_errors_that_name_them() {
     let (clock, store, _) = fleet(1, 1);
     let builder = || {

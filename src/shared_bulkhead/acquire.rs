@@ -91,6 +91,9 @@ impl<'a> Acquire<'a> {
             let this = self.as_mut().project();
             let permits = *this.permits;
             let Some(ticket) = *this.ticket else {
+                if permits == 0 {
+                    return Poll::Ready(Ok(Permit::new(inner.clone(), 0)));
+                }
                 let waits = !this.longest.is_zero() && !inner.base.shadow;
                 *this.since = now;
                 let longest = if waits { *this.longest } else { Duration::MAX };
