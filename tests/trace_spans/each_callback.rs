@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use backstop::tracing::{AttemptSpan, CallSpan};
 use backstop::{Bulkhead, Hedge, ManualClock, Policy};
@@ -94,7 +94,7 @@ fn run(panics_at: u64, polls: u32, drops_by_panic: bool) -> u64 {
         }));
         for _ in 0..polls {
             let polled = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            if let Poll::Ready(_) = polled {
+            if polled.is_ready() {
                 return;
             }
             clock.advance(ms(1));
