@@ -158,3 +158,30 @@ fn a_process_with_few_calls_does_not_keep_the_only_permit() {
     let done = completed(2, 1, 1, |process| [980, 0][process]);
     assert!(done[0] >= 14 && done[1] >= 450, "{done:?}");
 }
+
+#[test]
+fn the_limit_holds_again_once_a_store_that_lost_its_data_has_been_asked() {
+    let (clock, store, fleet) = fleet(2, 4);
+    let take = |at: usize| -> Vec<Permit> {
+        let calls = (0..4).map(|_| clock.block_on(fleet[at].try_acquire()));
+        calls.filter_map(Result::ok).collect()
+    };
+    let mut permits = take(0);
+    assert_eq!(permits.len(), 4);
+    store.lose_memory();
+    permits.extend(take(1));
+    assert_eq!(
+        permits.len(),
+        8,
+        "the store does not know of the first four"
+    );
+    clock.advance(super::TTL / 3);
+    for bulkhead in &fleet {
+        let mut maintain = Box::pin(bulkhead.maintain());
+        let _ = maintain
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+    }
+    let held: u64 = fleet.iter().map(|it| it.snapshot().held).sum();
+    assert_eq!(held, 4, "{fleet:?}");
+}
