@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll};
 use pin_project_lite::pin_project;
 
 use super::Hedge;
-use super::copies::{Copies, OtherCopy, OutcomeOf, better, is_rejected, launched};
+use super::copies::{Copies, Kept, OtherCopy, OutcomeOf, better, is_rejected, launched};
 use super::inner::{Begun, Inner};
 use super::state::decision::{self, CopyEffect, LaunchFacts};
 use crate::clock::{self, ClockHandle, Sleep};
@@ -456,7 +456,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         if is_rejected {
             this.begun.leave_to_outer(failure_cost);
         }
-        let outcome = better(kept.take(), outcome, now, *this.op).outcome;
+        let Kept { mut outcome, at } = better(kept.take(), outcome, now, *this.op);
+        outcome.verdict = outcome.verdict.later(now.saturating_duration_since(at));
         inner.lose(launched, this.op.listener().observer());
         outcome
     }

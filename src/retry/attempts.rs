@@ -286,7 +286,8 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
                 return Decision::Return(outcome);
             }
             // A new outcome, because the cached end time of the old one is from before the sleep.
-            self.end = Some(Outcome::new(outcome.result, outcome.verdict));
+            let verdict = outcome.verdict.later(delay);
+            self.end = Some(Outcome::new(outcome.result, verdict));
         } else {
             self.report_retry(outcome.result.as_ref().err(), verdict, delay);
             self.keep(outcome);
@@ -330,18 +331,20 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
     }
 
     /// Returns the outcome of a call whose last attempt had `outcome`: that of the last executed attempt.
-    fn outcome_of_call(&mut self, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
+    fn outcome_of_call(&mut self, mut outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
         let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
         if !is_rejected || self.inner.return_rejection {
             return outcome;
         }
-        let Some(last) = self.last.take() else {
+        let Some(mut last) = self.last.take() else {
             return outcome;
         };
         self.leave_to_outer();
+        let clock = &self.inner.clock;
+        let waited = (outcome.finished(clock)).saturating_duration_since(last.finished(clock));
         self.discard(outcome);
         // A new outcome, because the cached end time of the old one is out of date.
-        Outcome::new(last.result, last.verdict)
+        Outcome::new(last.result, last.verdict.later(waited))
     }
 
     /// Returns what the failure that is the result of the call cost in the budget, if an outer layer records it.

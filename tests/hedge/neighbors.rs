@@ -323,3 +323,41 @@ fn a_result_is_recorded_once_if_a_rejected_copy_ends_last() {
     call!(&clock, &(&hedge, limiter), [Down(0)]);
     assert_eq!(budget.snapshot().available, 7.0);
 }
+
+#[test]
+fn a_retry_outside_waits_for_the_rest_of_a_hint_only() {
+    for (hint, again) in [(500, 560), (50, 157)] {
+        let clock = ManualClock::new();
+        let backoff = Backoff::fixed(ms(7)).jitter(Jitter::None);
+        let retry = Retry::builder().max_attempts(2).backoff(backoff.clone());
+        let retry = retry.throttled_backoff(backoff).clock(clock.clone());
+        let bulkhead = Bulkhead::builder().max_concurrent(1).max_waiting(2);
+        let bulkhead = bulkhead.max_wait(ms(100)).clock(clock.clone());
+        let bulkhead = bulkhead.build().unwrap();
+        let hedge = hedge(&clock, 50).build().unwrap();
+        let stack = (retry.build().unwrap(), hedge, &bulkhead, classify());
+        let starts = RefCell::new(Vec::new());
+        // The first copy fails at 60 ms.
+        let call = stack.call(|| {
+            starts.borrow_mut().push(elapsed(&clock));
+            let is_first = starts.borrow().len() == 1;
+            let clock = &clock;
+            async move {
+                if is_first {
+                    clock.sleep(ms(60)).await;
+                    return Err(Fault::Busy(hint));
+                }
+                Ok(())
+            }
+        });
+        // This call has its permit next, so that the other copy is rejected at 150 ms.
+        let other = async {
+            clock.sleep(ms(10)).await;
+            let _permit = bulkhead.acquire().await.unwrap();
+            clock.sleep(ms(95)).await;
+        };
+        let (result, ()) = clock.block_on(async { futures::join!(call, other) });
+        assert_eq!(result, Ok(()));
+        assert_eq!(*starts.borrow(), [ms(0), ms(again)], "a hint of {hint} ms");
+    }
+}
