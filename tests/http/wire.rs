@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use backstop::http::{attempt, deadline};
 use backstop::policy::Attempt;
-use backstop::{ManualClock, Policy, Reason, Retry, Timeout};
+use backstop::{Backoff, Jitter, ManualClock, Policy, Reason, Retry, Timeout};
 use http::{HeaderMap, HeaderName};
 
 use crate::{headers, seconds};
@@ -102,6 +102,7 @@ fn attempts_are_numbered() {
             .unwrap(),
         Retry::builder()
             .max_attempts(3)
+            .backoff(Backoff::fixed(seconds(1)).jitter(Jitter::None))
             .clock(clock.clone())
             .build()
             .unwrap(),
