@@ -2,6 +2,8 @@
 
 #[path = "shared_bulkhead/sharing.rs"]
 mod sharing;
+#[path = "shared_bulkhead/user_code.rs"]
+mod user_code;
 #[path = "watchdog/mod.rs"]
 mod watchdog;
 
@@ -293,6 +295,21 @@ fn a_waiter_looks_again_when_an_answer_comes_and_not_when_its_time_is_over() {
         .unwrap();
     let waited = clock.now().saturating_duration_since(begun);
     assert!(waited < Duration::from_millis(200), "{waited:?}");
+}
+
+#[test]
+fn a_call_without_a_cost_needs_no_permit() {
+    let (clock, _, fleet) = fleet(1, 1);
+    let bulkhead = &fleet[0];
+    let _permit = clock.block_on(bulkhead.try_acquire()).unwrap();
+    let mut waiting = Box::pin(bulkhead.acquire());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(waiting.as_mut().poll(&mut cx).is_pending());
+    assert_eq!(clock.block_on(bulkhead.try_acquire_n(0)).unwrap().cost(), 0);
+    // The permits have expired.
+    clock.advance(2 * TTL);
+    assert!(clock.block_on(bulkhead.acquire_n(0)).is_ok());
+    assert_eq!(bulkhead.snapshot().in_flight, 1);
 }
 
 #[test]

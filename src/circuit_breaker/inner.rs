@@ -344,8 +344,9 @@ impl Inner {
         self.with_lock(|locked| locked.subscriptions.add(subscription));
     }
 
-    pub(super) fn add_isolation(&self, hold: &Arc<Hold>) {
-        self.with_lock(|locked| locked.isolations.add(hold));
+    /// Adds an isolation. Returns `false` if it has been added before.
+    pub(super) fn add_isolation(&self, hold: &Arc<Hold>) -> bool {
+        self.with_lock(|locked| locked.isolations.add(hold))
     }
 
     /// Returns the isolations that have not ended. Dropping the last handle of one runs user code.

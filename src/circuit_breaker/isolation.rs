@@ -21,7 +21,9 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         let mut panics = Panics::default();
-        for end in std::mem::take(&mut *lock(&self.ends)) {
+        // A statement of its own, so that the lock is released before user code runs.
+        let ends = std::mem::take(&mut *lock(&self.ends));
+        for end in ends {
             panics.run(end);
         }
         panics.resume();
@@ -33,9 +35,15 @@ impl Drop for Hold {
 pub(super) struct Isolations(Vec<Weak<Hold>>);
 
 impl Isolations {
-    pub(super) fn add(&mut self, hold: &Arc<Hold>) {
+    /// Adds an isolation. Returns `false` if it has been added before.
+    pub(super) fn add(&mut self, hold: &Arc<Hold>) -> bool {
         self.0.retain(|hold| hold.strong_count() > 0);
-        self.0.push(Arc::downgrade(hold));
+        let new = Arc::downgrade(hold);
+        let is_new = !self.0.iter().any(|hold| hold.ptr_eq(&new));
+        if is_new {
+            self.0.push(new);
+        }
+        is_new
     }
 
     pub(super) fn active(&self) -> Vec<Arc<Hold>> {

@@ -261,7 +261,7 @@ impl CircuitBreaker {
         isolation
     }
 
-    /// Isolates the circuit until the isolations of `old` end.
+    /// Isolates the circuit until the isolations of `old` end. Does nothing about those that it continues already.
     pub(crate) fn continue_isolations_of(&self, old: &Self) {
         for hold in old.inner.isolations() {
             self.isolate_with(&hold);
@@ -270,9 +270,11 @@ impl CircuitBreaker {
 
     fn isolate_with(&self, hold: &Arc<Hold>) {
         let now = self.inner.base.now();
+        if !self.inner.add_isolation(hold) {
+            return;
+        }
         let breaker = self.clone();
         hold.on_end(move || breaker.change_in_drop(state::Machine::end_isolation));
-        self.inner.add_isolation(hold);
         self.inner
             .with_machine(None, now, |machine| machine.isolate(now));
     }

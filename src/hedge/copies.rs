@@ -16,6 +16,28 @@ pub(super) struct Copies<'a, Op: Operation> {
     pub(super) launched: u32,
     /// The outcome to return if all copies fail: that of a failed copy, preferably one that was executed.
     pub(super) kept: Option<Kept<Op>>,
+    /// Tokens that the last failure cost in the budget.
+    pub(super) failure_cost: u64,
+    /// The last of the copies that have ended without being rejected, and its price.
+    pub(super) paid: Option<(u32, u64)>,
+}
+
+impl<Op: Operation> Copies<'_, Op> {
+    /// Returns the price of the last copy that was not rejected.
+    pub(super) fn last_price(&self) -> Option<u64> {
+        let in_flight = self.in_flight.last();
+        let in_flight = in_flight.map(|copy| (copy.number, copy.extras.price()));
+        in_flight.max(self.paid).map(|(_, price)| price)
+    }
+
+    /// Ends the copies in flight, and discards the outcome that was kept. Returns how many were launched.
+    pub(super) fn end(self, op: Op) -> u32 {
+        drop(self.in_flight);
+        if let Some(kept) = self.kept {
+            discard(kept.outcome, op);
+        }
+        self.launched
+    }
 }
 
 /// The outcome of a failed copy, and when that copy ended.
@@ -75,12 +97,5 @@ pub(super) fn better<Op: Operation>(
 fn discard<Op: Operation>(outcome: OutcomeOf<Op>, op: Op) {
     if let Err(error) = outcome.result {
         op.discard(error);
-    }
-}
-
-/// Discards the outcome that was kept, if there is one.
-pub(super) fn discard_kept<Op: Operation>(kept: Option<Kept<Op>>, op: Op) {
-    if let Some(kept) = kept {
-        discard(kept.outcome, op);
     }
 }

@@ -269,19 +269,26 @@ impl<'a> Begun<'a> {
         Some(Extras { cap, budget })
     }
 
-    /// Returns what a copy has withdrawn that an inner layer rejected.
-    pub(super) fn give_back(&mut self, extras: Extras<'a>) {
-        let cap = self.cap.as_mut().zip(extras.cap);
-        let budget = self.budget.as_mut().zip(extras.budget);
-        for (call, extra) in cap.into_iter().chain(budget) {
+    /// Returns what a copy has withdrawn that an inner layer rejected. `last` is the price of the last copy that was not.
+    pub(super) fn give_back(&mut self, extras: Extras<'a>, last: Option<u64>) {
+        if let (Some(call), Some(extra)) = (&mut self.cap, extras.cap) {
             call.give_back(extra);
+        }
+        if let (Some(call), Some(extra)) = (&mut self.budget, extras.budget) {
+            call.give_back_one(extra, last);
         }
     }
 
-    /// Records the failure of a copy while others are in flight.
-    pub(super) fn copy_failed(&mut self) {
+    /// Records the failure of a copy while others are in flight. Returns the tokens that it cost.
+    pub(super) fn copy_failed(&mut self) -> u64 {
+        let budget = self.budget.as_mut();
+        budget.map_or(0, BudgetedCall::record_failure)
+    }
+
+    /// Returns what the failure of a copy cost that is the result of the call, if a layer outside records it.
+    pub(super) fn leave_to_outer(&mut self, cost: u64) {
         if let Some(budget) = &mut self.budget {
-            budget.failure();
+            budget.leave_to_outer(cost);
         }
     }
 
@@ -307,6 +314,13 @@ impl<'a> Begun<'a> {
         if let Some(budget) = budget.filter(|budget| !budget.is_nested()) {
             budget.failure();
         }
+    }
+}
+
+impl Extras<'_> {
+    /// Returns the tokens withdrawn from the shared budget.
+    pub(super) fn price(&self) -> u64 {
+        self.budget.as_ref().map_or(0, Extra::price)
     }
 }
 

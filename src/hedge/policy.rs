@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll};
 use pin_project_lite::pin_project;
 
 use super::Hedge;
-use super::copies::{Copies, OtherCopy, OutcomeOf, better, discard_kept, is_rejected, launched};
+use super::copies::{Copies, Kept, OtherCopy, OutcomeOf, better, is_rejected, launched};
 use super::inner::{Begun, Inner};
 use super::state::decision::{self, CopyEffect, LaunchFacts};
 use crate::clock::{self, ClockHandle, Sleep};
@@ -280,6 +280,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
                 in_flight: Vec::with_capacity(1),
                 launched: 0,
                 kept: None,
+                failure_cost: 0,
+                paid: None,
             })
         });
         copies.launched += 1;
@@ -343,10 +345,10 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         if this.first.is_none() && this.copies.as_ref().is_none_or(|c| c.in_flight.is_empty()) {
             return Some(self.fail(outcome, now));
         }
-        if executed {
-            this.begun.copy_failed();
-        }
         if let Some(copies) = this.copies {
+            if executed {
+                copies.failure_cost = this.begun.copy_failed();
+            }
             let kept = copies.kept.take();
             copies.kept = Some(better(kept, outcome, now, *this.op));
         }
@@ -359,8 +361,9 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         if let (CopyIndex::Other(place), Some(copies)) = (which, this.copies) {
             let mut copy = copies.in_flight.remove(place);
             copy.attempt = None;
-            if !executed {
-                this.begun.give_back(copy.extras);
+            match executed {
+                true => copies.paid = copies.paid.max(Some((copy.number, copy.extras.price()))),
+                false => this.begun.give_back(copy.extras, copies.last_price()),
             }
             return (copy.number, copy.started);
         }
@@ -416,13 +419,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             (1.., None) => Some((&inner.counts.saved, HedgeEvent::Saved { copy: number })),
             (0, _) => None,
         };
-        let Copies {
-            launched,
-            kept,
-            in_flight,
-        } = *copies;
-        drop(in_flight);
-        discard_kept(kept, *this.op);
+        let launched = copies.end(*this.op);
         let observer = this.op.listener().observer();
         let Some((count, event)) = event else {
             inner.lose(launched, observer);
@@ -443,16 +440,24 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         self.as_mut().drop_copies();
         let this = self.project();
         let (inner, copies) = (*this.inner, this.copies.take());
-        if !is_rejected(&outcome) {
+        let is_rejected = is_rejected(&outcome);
+        if !is_rejected {
             this.begun.failed();
         }
         let Some(copies) = copies else {
             return outcome;
         };
         let Copies {
-            launched, mut kept, ..
+            launched,
+            mut kept,
+            failure_cost,
+            ..
         } = *copies;
-        let outcome = better(kept.take(), outcome, now, *this.op).outcome;
+        if is_rejected {
+            this.begun.leave_to_outer(failure_cost);
+        }
+        let Kept { mut outcome, at } = better(kept.take(), outcome, now, *this.op);
+        outcome.verdict = outcome.verdict.later(now.saturating_duration_since(at));
         inner.lose(launched, this.op.listener().observer());
         outcome
     }
@@ -474,13 +479,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             });
         }
         if let Some(copies) = copies {
-            let Copies {
-                launched,
-                kept,
-                in_flight,
-            } = *copies;
-            drop(in_flight);
-            discard_kept(kept, *this.op);
+            let launched = copies.end(*this.op);
             let observer = this.op.listener().observer();
             panics.run(|| inner.lose(launched, observer));
         }

@@ -77,6 +77,7 @@ impl<'a, Op: Operation, H: Hook<Op>> Memory<'a, Op, H> {
                         inner,
                         cx: cx.restore(&inner.clock, now),
                         executed: 0,
+                        failure_cost: 0,
                         progress: Progress::new(),
                         extra: None,
                         call,
@@ -174,6 +175,8 @@ struct Loop<'a, Op: Operation, H: Hook<Op>> {
     cx: Context,
     /// Number of attempts that no inner layer rejected.
     executed: u32,
+    /// Tokens that the last failure cost in the budget.
+    failure_cost: u64,
     progress: Progress,
     // Declared before the call, so that it ends first.
     extra: Option<Extra<'a>>,
@@ -265,7 +268,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         if rejection.is_none() {
             self.executed += 1;
             if let Some(call) = &mut self.call {
-                call.failure();
+                self.failure_cost = call.record_failure();
             }
         }
         let verdict = match error {
@@ -274,13 +277,17 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         };
         let (delay, allowed) = self.plan(&verdict, rejection, now);
         if let Err(stop) = allowed {
+            if rejection.is_none() {
+                self.leave_to_outer();
+            }
             self.stop(stop);
             let outcome = self.outcome_of_call(outcome);
             if stop != StopReason::BudgetEmpty || !self.inner.wait_when_budget_empty {
                 return Decision::Return(outcome);
             }
             // A new outcome, because the cached end time of the old one is from before the sleep.
-            self.end = Some(Outcome::new(outcome.result, outcome.verdict));
+            let verdict = outcome.verdict.later(delay);
+            self.end = Some(Outcome::new(outcome.result, verdict));
         } else {
             self.report_retry(outcome.result.as_ref().err(), verdict, delay);
             self.keep(outcome);
@@ -324,17 +331,28 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
     }
 
     /// Returns the outcome of a call whose last attempt had `outcome`: that of the last executed attempt.
-    fn outcome_of_call(&mut self, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
+    fn outcome_of_call(&mut self, mut outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
         let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
         if !is_rejected || self.inner.return_rejection {
             return outcome;
         }
-        let Some(last) = self.last.take() else {
+        let Some(mut last) = self.last.take() else {
             return outcome;
         };
+        self.leave_to_outer();
+        let clock = &self.inner.clock;
+        let waited = (outcome.finished(clock)).saturating_duration_since(last.finished(clock));
         self.discard(outcome);
         // A new outcome, because the cached end time of the old one is out of date.
-        Outcome::new(last.result, last.verdict)
+        Outcome::new(last.result, last.verdict.later(waited))
+    }
+
+    /// Returns what the failure that is the result of the call cost in the budget, if an outer layer records it.
+    fn leave_to_outer(&mut self) {
+        let cost = std::mem::take(&mut self.failure_cost);
+        if let Some(call) = &mut self.call {
+            call.leave_to_outer(cost);
+        }
     }
 
     /// Keeps the outcome of an attempt that was executed.

@@ -341,8 +341,22 @@ impl<'a> BudgetedCall<'a> {
 
     /// Records that an attempt failed in a way that is worth a retry, or would be if the server did not forbid it.
     pub fn failure(&mut self) {
-        if let Kind::Grpc { bucket, .. } = &self.budget.inner.kind {
-            bucket.lose(Tokens::ONE);
+        self.record_failure();
+    }
+
+    /// Like [`failure`](Self::failure). Returns the tokens that it cost.
+    pub(crate) fn record_failure(&mut self) -> u64 {
+        match &self.budget.inner.kind {
+            Kind::Grpc { bucket, .. } => bucket.lose(Tokens::ONE),
+            _ => 0,
+        }
+    }
+
+    /// Returns the tokens of a failure that was recorded, if an outer layer records the same failure: it is the result
+    /// of the call.
+    pub(crate) fn leave_to_outer(&mut self, cost: u64) {
+        if let (true, Kind::Grpc { bucket, .. }) = (self.is_nested(), &self.budget.inner.kind) {
+            bucket.add(cost);
         }
     }
 
@@ -380,6 +394,14 @@ impl<'a> BudgetedCall<'a> {
         let nested = self.last_price & Self::NESTED;
         self.last_price = nested | extra.price_before;
         extra.begun = false;
+    }
+
+    /// Like [`give_back`](Self::give_back), for one of several attempts at a time. `last` is the price of the last one
+    /// that is not returned.
+    pub(crate) fn give_back_one(&mut self, extra: Extra<'a>, last: Option<u64>) {
+        self.give_back(extra);
+        let nested = self.last_price & Self::NESTED;
+        self.last_price = nested | last.unwrap_or(Self::NOTHING);
     }
 
     /// Records that the call succeeded. Refunds the price of its last retry.
@@ -421,6 +443,11 @@ pub struct Extra<'a> {
 }
 
 impl Extra<'_> {
+    /// Returns the tokens withdrawn.
+    pub(crate) const fn price(&self) -> u64 {
+        self.withdrawn.price
+    }
+
     /// Marks the attempt as begun. Otherwise, dropping it returns the withdrawal.
     pub(crate) const fn begin(&mut self) {
         self.begun = true;

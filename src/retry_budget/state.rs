@@ -282,9 +282,9 @@ impl Tokens {
             .is_ok()
     }
 
-    /// Takes `price`, or what is left.
-    pub(super) fn lose(&self, price: u64) {
-        self.update(|left| left.saturating_sub(price));
+    /// Takes `price`, or what is left. Returns what it took.
+    pub(super) fn lose(&self, price: u64) -> u64 {
+        self.update(|left| left.saturating_sub(price)).min(price)
     }
 
     /// Adds tokens up to the capacity.
@@ -292,19 +292,20 @@ impl Tokens {
         self.update(|left| left.saturating_add(tokens).min(self.capacity));
     }
 
-    fn update(&self, f: impl Fn(u64) -> u64) {
+    /// Changes the tokens left. Returns those before.
+    fn update(&self, f: impl Fn(u64) -> u64) -> u64 {
         let mut left = self.left.load(Ordering::Relaxed);
         loop {
             let new = f(left);
             // A full bucket is not written, so that successes do not contend.
             if new == left {
-                return;
+                return left;
             }
             match self
                 .left
                 .compare_exchange_weak(left, new, Ordering::Relaxed, Ordering::Relaxed)
             {
-                Ok(_) => return,
+                Ok(_) => return left,
                 Err(now) => left = now,
             }
         }

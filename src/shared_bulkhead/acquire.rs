@@ -91,17 +91,28 @@ impl<'a> Acquire<'a> {
             let this = self.as_mut().project();
             let permits = *this.permits;
             let Some(ticket) = *this.ticket else {
+                if permits == 0 {
+                    return Poll::Ready(Ok(Permit::new(inner.clone(), 0)));
+                }
                 let waits = !this.longest.is_zero() && !inner.base.shadow;
                 *this.since = now;
                 let longest = if waits { *this.longest } else { Duration::MAX };
                 (*this.latest, *this.late) = deadline::end_of_wait(now, longest, deadline);
-                match inner.arrive(now, permits, waits) {
+                // A panic goes on once dropping this future, or the permit, undoes the arrival.
+                let (arrival, panics) = inner.arrive(now, permits, waits);
+                match arrival {
                     Arrival::Admitted => {
-                        return Poll::Ready(Ok(Permit::new(inner.clone(), permits)));
+                        let permit = Permit::new(inner.clone(), permits);
+                        panics.resume();
+                        return Poll::Ready(Ok(permit));
                     }
                     Arrival::Waits(ticket) => *this.ticket = Some(ticket),
-                    Arrival::Rejected(reason) => return rejected(reason),
+                    Arrival::Rejected(reason) => {
+                        panics.resume();
+                        return rejected(reason);
+                    }
                 }
+                panics.resume();
                 continue;
             };
             let poll_at = match inner.turn(now, ticket, task.waker()) {

@@ -122,6 +122,17 @@ impl Inner {
         now: Instant,
         change: impl FnOnce(&mut State, &mut Vec<Waker>) -> R,
     ) -> R {
+        let (result, panics) = self.change(now, change);
+        panics.resume();
+        result
+    }
+
+    /// Like [`with`](Self::with), for results that must not get lost: also returns the panics of user code.
+    pub(super) fn change<R>(
+        self: &Arc<Self>,
+        now: Instant,
+        change: impl FnOnce(&mut State, &mut Vec<Waker>) -> R,
+    ) -> (R, Panics) {
         let mut after = After::default();
         let unit = self.streams.unit();
         let result = {
@@ -135,8 +146,7 @@ impl Inner {
             self.end(state, now, &mut after);
             result
         };
-        self.follow(after);
-        result
+        (result, self.follow(after))
     }
 
     fn end(&self, state: &mut State, now: Instant, after: &mut After) {
@@ -157,7 +167,7 @@ impl Inner {
         }
     }
 
-    fn follow(self: &Arc<Self>, after: After) {
+    fn follow(self: &Arc<Self>, after: After) -> Panics {
         let mut panics = Panics::default();
         for waker in after.wakers {
             panics.run(|| waker.wake());
@@ -174,7 +184,7 @@ impl Inner {
             };
             self.base.report_in(&mut panics, event, None);
         }
-        panics.resume();
+        panics
     }
 
     fn ask(self: &Arc<Self>, number: u64, request: Request, limit: u64) {
@@ -233,12 +243,17 @@ impl Inner {
                 .wakers
                 .extend(first.and_then(|first| first.waker.take()));
         }
-        self.follow(after);
+        self.follow(after).resume();
     }
 
     /// Decides whether a call that needs `permits` is admitted. If `waits` is true, it may wait until permits are free.
-    pub(super) fn arrive(self: &Arc<Self>, now: Instant, permits: u64, waits: bool) -> Arrival {
-        self.with(now, |state, _| {
+    pub(super) fn arrive(
+        self: &Arc<Self>,
+        now: Instant,
+        permits: u64,
+        waits: bool,
+    ) -> (Arrival, Panics) {
+        self.change(now, |state, _| {
             if permits > state.block.limit() {
                 return Arrival::Rejected(Reason::CostExceedsLimit);
             }
@@ -274,7 +289,7 @@ impl Inner {
         let is_scarce = state.block.is_scarce(now);
         let poll_at = match state.block.request() {
             Some(request) => request.sent + self.timeout,
-            None => state.block.poll_at(),
+            None => state.block.poll_at(now),
         };
         let Some(waiter) = state.waiters.get_mut(&ticket) else {
             return Turn::Rejected;

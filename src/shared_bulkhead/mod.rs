@@ -68,12 +68,15 @@ impl SharedBulkhead {
     pub fn try_acquire_held(&self) -> Result<Permit, Rejected> {
         let inner = &self.inner;
         let now = inner.base.now();
-        let admitted = inner.with(now, |state, _| {
+        let (admitted, panics) = inner.change(now, |state, _| {
             state.waiting() == 0 && state.block.admit(now, 1)
         });
-        match admitted {
-            true => Ok(Permit::new(inner.clone(), 1)),
-            false => {
+        // A panic goes on once the permit exists, which it drops.
+        let permit = admitted.then(|| Permit::new(inner.clone(), 1));
+        panics.resume();
+        match permit {
+            Some(permit) => Ok(permit),
+            None => {
                 let rejected = inner.reject(Reason::BulkheadFull, None);
                 rejected.map(|()| Permit::new(inner.clone(), 0))
             }
@@ -123,10 +126,10 @@ impl SharedBulkhead {
         let inner = &self.inner;
         loop {
             let now = inner.base.now();
-            let refresh_at = inner.with(now, |state, _| state.block.refresh_at());
             // A call may have sent a request meanwhile, and a failed request is repeated soon.
             let soon = now + inner.ttl / 12;
-            inner.base.clock.sleep_until(refresh_at.max(soon)).await;
+            let next = inner.with(now, |state, _| state.block.maintain_at(now, soon));
+            inner.base.clock.sleep_until(next).await;
         }
     }
 

@@ -18,8 +18,8 @@ impl Permit {
         Self { inner, permits }
     }
 
-    /// Returns the number of permits held, which is the cost of the call. Zero if the call was admitted only because
-    /// of shadow mode.
+    /// Returns the number of permits held, which is the cost of the call. Zero if the call needs none, or was admitted
+    /// only because of shadow mode.
     pub const fn cost(&self) -> u64 {
         self.permits
     }

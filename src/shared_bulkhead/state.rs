@@ -25,6 +25,11 @@ pub(crate) struct Block {
     fair: u64,
     /// The most permits in flight, below the number held while the process gives some up to others.
     keeps: u64,
+    /// When the process gives permits up, so that others get a turn. Never, unless equal parts, rounded up, leave some
+    /// process without permits.
+    turn_ends: Instant,
+    /// The permits that it keeps after its turn: an equal part, rounded down.
+    least: u64,
 }
 
 /// A request to the store.
@@ -33,8 +38,8 @@ pub(crate) struct Request {
     pub(crate) permits: u64,
     pub(crate) in_use: u64,
     pub(crate) sent: Instant,
-    /// Whether it returns permits although calls wait: those that are too few for the first waiter, or beyond an equal
-    /// part.
+    /// Whether it returns permits that others lack: those that are too few for the first waiter, or beyond an equal
+    /// part, or those of a turn.
     gives_way: bool,
 }
 
@@ -43,6 +48,9 @@ const SCARCE: f64 = 50e6;
 /// With each request, a process that has more than its equal part gives up this share of the rest. Its calls may need
 /// all of its permits at all times, so none would ever be idle. The others may not need more, so the share is small.
 const GIVEN_UP: u64 = 16;
+/// Time for which a process keeps its permits while others have none, in nanoseconds. It is several times the pause
+/// before another process asks for them.
+const TURN: u64 = 200_000_000;
 
 impl Block {
     pub(crate) const fn new(limit: u64, ttl: Duration) -> Self {
@@ -58,6 +66,8 @@ impl Block {
             scarce_until: Instant::ORIGIN,
             fair: limit,
             keeps: limit,
+            turn_ends: Instant::FAR_FUTURE,
+            least: 0,
         }
     }
 
@@ -81,10 +91,16 @@ impl Block {
     /// Returns the permits that may be in flight.
     fn usable(&self, now: Instant) -> u64 {
         match self.in_flight {
+            _ if self.turn_is_over(now) => self.least,
             // A call that costs more than is kept must not wait for good.
             0 => self.held(now),
             _ => self.held(now).min(self.keeps),
         }
+    }
+
+    /// Returns whether the process only waits for the end of calls, to give their permits up.
+    fn turn_is_over(&self, now: Instant) -> bool {
+        now >= self.turn_ends && self.held(now) > self.least
     }
 
     /// Admits a call if the process holds enough free permits.
@@ -112,12 +128,16 @@ impl Block {
         // Without calls in flight, permits that do not suffice for the first waiter are idle, and another process may
         // lack just these. Each process would wait for the others for good.
         let held = self.held(now);
-        let gives_way = self.in_flight == 0 && (1..first).contains(&held);
-        if gives_way && now < self.scarce_until {
-            self.held = 0;
-            return Some(self.send(now, 0, true));
+        let too_few = self.in_flight == 0 && (1..first).contains(&held) && now < self.scarce_until;
+        let turn_is_over = self.turn_is_over(now);
+        if too_few || turn_is_over && self.in_flight <= self.least {
+            self.held = if too_few { 0 } else { self.least };
+            self.peak = self.in_flight;
+            return Some(self.send(now, self.held, true));
         }
-        let lacks = self.in_flight + waiting > self.usable(now) && now >= self.scarce_until;
+        let lacks = !turn_is_over
+            && self.in_flight + waiting > self.usable(now)
+            && now >= self.scarce_until;
         let refreshes = now >= self.sent_at.after(self.ttl / 3) && (self.held > 0 || self.peak > 0);
         if !(waiting > 0 && lacks || refreshes) {
             return None;
@@ -169,6 +189,14 @@ impl Block {
         };
         let surplus = self.held.saturating_sub(self.fair);
         self.keeps = self.held - surplus.div_ceil(GIVEN_UP);
+        let others = held.instances.saturating_sub(1);
+        self.least = self.limit / held.instances.max(1);
+        let leave_none = self.limit <= self.fair.saturating_mul(others);
+        let takes_turns = held.free == 0 && leave_none && self.held > self.least;
+        self.turn_ends = match takes_turns {
+            true => self.turn_ends.min(now.after(TURN)),
+            false => Instant::FAR_FUTURE,
+        };
         // A process that has asked for the whole limit cannot ask for more.
         let has_all = request.permits >= self.limit;
         let is_short = held.permits < request.permits || held.free == 0;
@@ -184,18 +212,31 @@ impl Block {
         self.scarce_until = now.after((2.0 * SCARCE * (0.5 + unit)) as u64);
     }
 
-    /// Returns whether a request would be in vain: the store lacked permits a moment ago.
+    /// Returns whether a request would be in vain: the store lacked permits a moment ago, or others have a turn.
     pub(crate) fn is_scarce(&self, now: Instant) -> bool {
-        self.request.is_none() && now < self.scarce_until
+        self.request.is_none() && (now < self.scarce_until || self.turn_is_over(now))
     }
 
     /// Returns when a waiter should be polled again if no request is in flight.
-    pub(crate) fn poll_at(&self) -> Instant {
-        self.scarce_until
+    pub(crate) fn poll_at(&self, now: Instant) -> Instant {
+        match self.turn_is_over(now) {
+            // The last call in flight sends the next request.
+            true => self.refresh_at(),
+            false => self.scarce_until,
+        }
+    }
+
+    /// Returns when the permits must be renewed or given up, but not before `soon` what needs a repeated request.
+    pub(crate) fn maintain_at(&self, now: Instant, soon: Instant) -> Instant {
+        let refresh_at = self.refresh_at().max(soon);
+        match now < self.turn_ends {
+            true => refresh_at.min(self.turn_ends),
+            false => refresh_at,
+        }
     }
 
     /// Returns when the permits must be renewed.
-    pub(crate) const fn refresh_at(&self) -> Instant {
+    const fn refresh_at(&self) -> Instant {
         self.sent_at.after(self.ttl / 3)
     }
 }

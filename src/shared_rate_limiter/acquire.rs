@@ -115,9 +115,20 @@ impl<'a> Acquire<'a> {
                 let longest = if waits { *this.longest } else { Duration::MAX };
                 (*this.latest, *this.late) = deadline::end_of_wait(now, longest, deadline);
                 let until = waits.then_some(*this.latest);
-                match entry.arrive(now, *this.cost, until) {
-                    Arrival::Admitted => return Poll::Ready(Ok(())),
+                // A panic goes on once dropping this future undoes the arrival.
+                let (arrival, panics) = entry.arrive(now, *this.cost, until);
+                match arrival {
+                    Arrival::Admitted => *this.taken = *this.cost,
                     Arrival::Waits(ticket) => *this.ticket = Some(ticket),
+                    Arrival::Rejected(..) | Arrival::Never => {}
+                }
+                panics.resume();
+                match arrival {
+                    Arrival::Admitted => {
+                        *this.taken = 0;
+                        return Poll::Ready(Ok(()));
+                    }
+                    Arrival::Waits(_) => {}
                     Arrival::Rejected(reason, ready) => {
                         let reason = too_late(reason, waits, *this.late, ready > *this.latest);
                         return Poll::Ready(hub.reject(now, reason, Some(ready), observer));
@@ -186,7 +197,7 @@ impl<'a> Acquire<'a> {
         match entry.pocket.spend(now, cost) {
             Spent::Taken => Some(Ok(())),
             Spent::TakenLow => {
-                entry.refresh(now);
+                entry.refresh(now, cost);
                 Some(Ok(()))
             }
             Spent::Rejected(ready) if !waits => Some(entry.hub.reject(

@@ -139,6 +139,17 @@ impl Entry {
         now: Instant,
         change: impl FnOnce(&mut State, Contact, &mut Vec<Waker>) -> R,
     ) -> R {
+        let (result, panics) = self.change(now, change);
+        panics.resume();
+        result
+    }
+
+    /// Like [`with`](Self::with), for results that must not get lost: also returns the panics of user code.
+    fn change<R>(
+        self: &Arc<Self>,
+        now: Instant,
+        change: impl FnOnce(&mut State, Contact, &mut Vec<Waker>) -> R,
+    ) -> (R, Panics) {
         let mut after = After::default();
         let result = {
             let mut state = lock(&self.state);
@@ -150,8 +161,15 @@ impl Entry {
             self.end(state, now, &mut after);
             result
         };
-        self.follow(after);
-        result
+        (result, self.follow(after))
+    }
+
+    /// Puts back the tokens of a call that panics prevent.
+    fn unless_prevented(self: &Arc<Self>, mut panics: Panics, now: Instant, cost: u64) {
+        if !panics.is_empty() {
+            panics.run(|| self.with(now, |state, _, _| state.lease.put_back(now, cost)));
+        }
+        panics.resume();
     }
 
     /// Closes the pocket, and fails a request that has timed out.
@@ -189,7 +207,7 @@ impl Entry {
     }
 
     /// Wakes waiters, sends the request, and reports the event that a change has led to.
-    fn follow(self: &Arc<Self>, after: After) {
+    fn follow(self: &Arc<Self>, after: After) -> Panics {
         let mut panics = Panics::default();
         for waker in after.wakers {
             panics.run(|| waker.wake());
@@ -202,7 +220,7 @@ impl Entry {
             hub.base
                 .report_in(&mut panics, hub.store_event(event), None);
         }
-        panics.resume();
+        panics
     }
 
     fn ask(self: &Arc<Self>, number: u64, request: Request, rules: &Rules) {
@@ -258,7 +276,7 @@ impl Entry {
             // The first waiter sleeps until the request times out, so it must be woken to set a new timer.
             state.queue.wake_first(&mut after.wakers);
         }
-        self.follow(after);
+        self.follow(after).resume();
     }
 
     /// Takes the tokens out of the pocket, and records what calls spent from it.
@@ -274,9 +292,9 @@ impl Entry {
         now: Instant,
         cost: u64,
         until: Option<Instant>,
-    ) -> Arrival {
+    ) -> (Arrival, Panics) {
         let max_waiting = self.hub.max_waiting;
-        self.with(now, |state, contact, _| {
+        self.change(now, |state, contact, _| {
             let (lease, queue) = (&mut state.lease, &mut state.queue);
             lease.arrive(cost);
             if cost > lease.rules().burst {
@@ -353,7 +371,7 @@ impl Entry {
         cost: u64,
     ) -> Result<(), (Reason, Option<Instant>)> {
         let timeout = self.hub.timeout;
-        self.with(now, |state, contact, _| {
+        let (taken, panics) = self.change(now, |state, contact, _| {
             let (lease, queue) = (&mut state.lease, &state.queue);
             lease.arrive(cost);
             lease.reserve();
@@ -368,7 +386,12 @@ impl Entry {
             // The request in flight, or the next one, may bring tokens.
             let trip = lease.trip_time().min(timeout);
             Err((Reason::RateLimited, Some(ready.max(now + trip))))
-        })
+        });
+        match taken {
+            Ok(()) => self.unless_prevented(panics, now, cost),
+            Err(_) => panics.resume(),
+        }
+        taken
     }
 
     /// Removes a waiter that was dropped or gave up, and returns tokens granted to it.
@@ -386,11 +409,13 @@ impl Entry {
         inspect(&state, state.published.saturating_sub(self.pocket.left()));
     }
 
-    /// Requests more tokens if few are left, returns expired ones, and probes the store if it is lost.
+    /// Requests more tokens if few are left, returns expired ones, and probes the store if it is lost. For a call that has
+    /// taken `cost` tokens.
     // Out of line, so that a call that takes one of many tokens saves no registers for it.
     #[cold]
     #[inline(never)]
-    pub(super) fn refresh(self: &Arc<Self>, now: Instant) {
-        self.with(now, |_, _, _| ());
+    pub(super) fn refresh(self: &Arc<Self>, now: Instant, cost: u64) {
+        let ((), panics) = self.change(now, |_, _, _| ());
+        self.unless_prevented(panics, now, cost);
     }
 }

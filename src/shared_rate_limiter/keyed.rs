@@ -126,7 +126,7 @@ impl<K: Hash + Eq> SharedKeyedRateLimiter<K> {
         let base = &self.hub.base;
         loop {
             let now = base.now();
-            self.keys.for_each(|_, limit| limit.entry.refresh(now));
+            self.keys.for_each(|_, limit| limit.entry.refresh(now, 0));
             self.keys.evict_idle();
             base.clock.sleep_until(now + Duration::from_secs(1)).await;
         }

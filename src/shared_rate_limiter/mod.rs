@@ -89,7 +89,7 @@ impl SharedRateLimiter {
         match entry.pocket.spend(now, cost) {
             Spent::Taken => Ok(()),
             Spent::TakenLow => {
-                entry.refresh(now);
+                entry.refresh(now, cost);
                 Ok(())
             }
             Spent::Rejected(_) | Spent::Unknown => self.take_held(now, cost),

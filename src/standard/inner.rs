@@ -7,7 +7,7 @@ use super::config::Config;
 use super::stack::{Site, Stack};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::event::Observer;
+use crate::event::{Observer, Panics};
 use crate::keyed::Evictable;
 use crate::versions::{Next, Versions};
 
@@ -69,12 +69,30 @@ impl Inner {
                     Next::Again(index)
                 }
                 None => {
+                    // Before any call can find the new breaker.
                     stack.continue_isolations_of(before);
                     Next::New(Box::new(stack))
                 }
             };
             if self.versions.replace(base, next).is_ok() {
-                return self.apply();
+                // Observers are user code: a panic must not leave the change half done.
+                let mut panics = Panics::default();
+                panics.run(|| self.continue_isolations_of(before));
+                let applied = self.apply();
+                panics.resume();
+                return applied;
+            }
+        }
+    }
+
+    /// Continues isolations that began while the breaker was being replaced. Repeats until no concurrent change has
+    /// replaced it meanwhile.
+    fn continue_isolations_of(&self, before: &Stack) {
+        loop {
+            let index = self.versions.index();
+            self.versions.get(index).continue_isolations_of(before);
+            if self.versions.index() == index {
+                return;
             }
         }
     }

@@ -337,6 +337,61 @@ fn a_watch_ends_with_its_registry() {
 }
 
 #[test]
+fn the_closure_of_a_watch_may_reload_and_drop_the_registry() {
+    let folder = Folder::new("reentrant");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(1)).unwrap();
+    let mut watched = Watched::open(&path);
+    let kept = Arc::new(Mutex::new(Some(watched.clients.clone())));
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let log = reports.clone();
+    let report = move |reload: &Result<Reloaded, LoadError>| {
+        let clients = kept.lock().unwrap().take().expect("called once");
+        let again = clients.reload().unwrap();
+        log.lock().unwrap().push((reload.is_ok(), again.len()));
+    };
+    watched.watch = Box::pin(watched.clients.watch_with(report));
+    let Watched {
+        clock,
+        clients,
+        mut watch,
+        ..
+    } = watched;
+    fs::write(&path, text(2)).unwrap();
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(watch.as_mut().poll(&mut cx).is_pending());
+    let client = clients.get("a").unwrap();
+    // The closure holds the last handle from here on.
+    drop(clients);
+    for step in 0.. {
+        assert!(step < 40, "the watch goes on");
+        clock.advance(Duration::from_millis(50));
+        if watch.as_mut().poll(&mut cx).is_ready() {
+            break;
+        }
+    }
+    assert_eq!(*reports.lock().unwrap(), [(true, 0)]);
+    assert_eq!(client.snapshot().max_attempts, 2);
+}
+
+#[test]
+fn a_folder_in_place_of_the_file_is_reported_once() {
+    let folder = Folder::new("folder");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(1)).unwrap();
+    let mut watched = Watched::open(&path);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert_eq!(watched.pass(2000), REJECTED);
+    assert!(watched.pass(60_000).is_empty());
+    assert_eq!(watched.attempts(), 1);
+    fs::remove_dir(&path).unwrap();
+    fs::write(&path, text(2)).unwrap();
+    assert_eq!(watched.pass(2000), APPLIED);
+    assert_eq!(watched.attempts(), 2);
+}
+
+#[test]
 fn a_byte_order_mark_is_skipped_in_every_format() {
     let folder = Folder::new("mark");
     let path = folder.join("clients");

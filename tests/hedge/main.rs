@@ -4,6 +4,7 @@ mod events;
 mod latencies;
 mod load;
 mod neighbors;
+mod nested;
 mod rules;
 mod settings;
 

@@ -4,7 +4,8 @@ use super::*;
 use backstop::circuit_breaker::{HalfOpen, State};
 use backstop::keyed::Evictable;
 use backstop::{
-    Backoff, Bulkhead, CircuitBreaker, Jitter, Keyed, Pipeline, Reason, Retry, RetryBudget,
+    Backoff, Bulkhead, CircuitBreaker, Jitter, Keyed, Pipeline, Quota, RateLimiter, Reason, Retry,
+    RetryBudget,
 };
 
 fn half_open(clock: &ManualClock, probes: u32) -> CircuitBreaker {
@@ -271,4 +272,92 @@ fn a_copy_that_an_inner_layer_rejects_costs_no_budget() {
         (hedge.snapshot().launched, bulkhead.snapshot().rejected),
         (2, 2)
     );
+}
+
+#[test]
+fn copies_that_are_rejected_one_after_the_other_cost_and_earn_nothing() {
+    let clock = ManualClock::new();
+    // The first copy holds the permit. The others wait for it from 50 and 100 ms on, for 100 ms each.
+    for (script, expected, tokens) in [
+        (&[Good(300)][..], good(0, 300, &[0]), 51.0),
+        (&[Good(160)], good(0, 160, &[0]), 50.0),
+        (&[Down(160), Good(10)], good(1, 170, &[0, 160]), 50.0),
+        (
+            &[Down(160), Down(10)],
+            bad(Fault::Down(1), 170, &[0, 160]),
+            40.0,
+        ),
+    ] {
+        let tokens_of = RetryBudget::tokens().capacity(100).initial(50);
+        let tokens_of = tokens_of.cost(backstop::ErrorClass::Timeout, 10);
+        let budget = tokens_of.build().unwrap();
+        let bulkhead = Bulkhead::builder().max_concurrent(1).max_waiting(2);
+        let bulkhead = bulkhead.max_wait(ms(100)).clock(clock.clone());
+        let hedge = hedge(&clock, 50).max_hedges(2).budget(budget.clone());
+        let stack = (
+            hedge.build().unwrap(),
+            bulkhead.build().unwrap(),
+            classify(),
+        );
+        assert_eq!(call!(&clock, &stack, script), expected);
+        assert_eq!(budget.snapshot().available, tokens, "{script:?}");
+    }
+}
+
+#[test]
+fn a_result_is_recorded_once_if_a_rejected_copy_ends_last() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::grpc(10, 1.0).build().unwrap();
+    let retry = Retry::builder().max_attempts(1).budget(budget.clone());
+    let retry = retry.clock(clock.clone()).build().unwrap();
+    let hedge = hedge(&clock, 50).budget(budget.clone()).build().unwrap();
+    for (attempts, left) in [(&[Down(0)][..], 9.0), (&[Down(60)], 8.0)] {
+        let quota = RateLimiter::builder().quota(Quota::per_hour(1).burst(1));
+        let limiter = quota.clock(clock.clone()).build().unwrap();
+        call!(&clock, &(&retry, &hedge, limiter), attempts);
+        assert_eq!(budget.snapshot().available, left);
+    }
+    // Without a layer outside.
+    let quota = RateLimiter::builder().quota(Quota::per_hour(1).burst(1));
+    let limiter = quota.clock(clock.clone()).build().unwrap();
+    call!(&clock, &(&hedge, limiter), [Down(0)]);
+    assert_eq!(budget.snapshot().available, 7.0);
+}
+
+#[test]
+fn a_retry_outside_waits_for_the_rest_of_a_hint_only() {
+    for (hint, again) in [(500, 560), (50, 157)] {
+        let clock = ManualClock::new();
+        let backoff = Backoff::fixed(ms(7)).jitter(Jitter::None);
+        let retry = Retry::builder().max_attempts(2).backoff(backoff.clone());
+        let retry = retry.throttled_backoff(backoff).clock(clock.clone());
+        let bulkhead = Bulkhead::builder().max_concurrent(1).max_waiting(2);
+        let bulkhead = bulkhead.max_wait(ms(100)).clock(clock.clone());
+        let bulkhead = bulkhead.build().unwrap();
+        let hedge = hedge(&clock, 50).build().unwrap();
+        let stack = (retry.build().unwrap(), hedge, &bulkhead, classify());
+        let starts = RefCell::new(Vec::new());
+        // The first copy fails at 60 ms.
+        let call = stack.call(|| {
+            starts.borrow_mut().push(elapsed(&clock));
+            let is_first = starts.borrow().len() == 1;
+            let clock = &clock;
+            async move {
+                if is_first {
+                    clock.sleep(ms(60)).await;
+                    return Err(Fault::Busy(hint));
+                }
+                Ok(())
+            }
+        });
+        // This call has its permit next, so that the other copy is rejected at 150 ms.
+        let other = async {
+            clock.sleep(ms(10)).await;
+            let _permit = bulkhead.acquire().await.unwrap();
+            clock.sleep(ms(95)).await;
+        };
+        let (result, ()) = clock.block_on(async { futures::join!(call, other) });
+        assert_eq!(result, Ok(()));
+        assert_eq!(*starts.borrow(), [ms(0), ms(again)], "a hint of {hint} ms");
+    }
 }

@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::task::{Context as TaskContext, Waker};
 
+use backstop::circuit_breaker::Trip;
 use backstop::event::StopReason;
 use backstop::policy::ErrorClass;
 use backstop::{
-    Backoff, Classify, Error, Event, Jitter, ManualClock, Pipeline, Policy, Quota, RateLimiter,
-    Reason, Rejected, Retry, RetryBudget, Verdict,
+    Backoff, CircuitBreaker, Classify, Error, Event, Jitter, ManualClock, Pipeline, Policy, Quota,
+    RateLimiter, Reason, Rejected, Retry, RetryBudget, Verdict,
 };
 
 use super::rejections::rejected_for;
@@ -276,4 +277,37 @@ fn a_retry_after_a_rejected_one_is_counted_in_flight() {
         async { Err::<(), _>(()) }
     }));
     assert_eq!(*seen.borrow(), [0, 1]);
+}
+
+#[test]
+fn a_failure_that_ends_an_inner_retry_is_recorded_once() {
+    let clock = ManualClock::new();
+    let retry = |attempts, budget: &RetryBudget| {
+        let retry = Retry::builder()
+            .max_attempts(attempts)
+            .backoff(Backoff::NONE);
+        let retry = retry.budget(budget.clone()).clock(clock.clone());
+        retry.build().unwrap()
+    };
+    for (attempts, executed, left) in [(1, 1, 9.0), (2, 2, 8.0), (3, 3, 7.0)] {
+        let budget = RetryBudget::grpc(10, 1.0).build().unwrap();
+        let stack = (retry(1, &budget), retry(attempts, &budget));
+        let report = clock.block_on(stack.call_reported(|| async { Err::<(), _>(()) }));
+        assert_eq!(report.attempts, executed);
+        assert_eq!(budget.snapshot().available, left, "{attempts} attempts");
+        // The second attempt is rejected.
+        let budget = RetryBudget::grpc(10, 1.0).build().unwrap();
+        let breaker = CircuitBreaker::builder().trip_on(Trip::consecutive(1));
+        let breaker = breaker.clock(clock.clone()).build().unwrap();
+        let stack = (retry(1, &budget), retry(attempts, &budget), breaker);
+        let report = clock.block_on(stack.call_reported(|| async { Err::<(), _>(()) }));
+        assert_eq!(report.attempts, 1);
+        assert_eq!(report.result, Err(Error::Operation(())));
+        assert_eq!(budget.snapshot().available, 9.0, "{attempts} attempts");
+    }
+    // The budget ends the inner retry: five tokens are not more than half.
+    let budget = RetryBudget::grpc(10, 1.0).build().unwrap();
+    let stack = (retry(1, &budget), retry(10, &budget));
+    let report = clock.block_on(stack.call_reported(|| async { Err::<(), _>(()) }));
+    assert_eq!((report.attempts, budget.snapshot().available), (5, 5.0));
 }

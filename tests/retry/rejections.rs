@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use backstop::circuit_breaker::Trip;
 use backstop::policy::{Guard, Guarded};
 use backstop::{
-    CallOptions, Context, ManualClock, Outcome, Pipeline, Policy, Reason, Rejected, Retry,
+    Backoff, CallOptions, CircuitBreaker, Classify, Context, Error, Jitter, ManualClock, Outcome,
+    Pipeline, Policy, Reason, Rejected, Retry, RetryBudget, Verdict,
 };
 
-use super::{doubling, elapsed, s, total};
+use super::{doubling, elapsed, ms, s, total};
 
 /// Rejects every call.
 struct Reject(Rejected);
@@ -76,4 +78,39 @@ fn a_hook_for_errors_gets_rejections_too() {
     let result = clock.block_on(stack.call(|| async { Ok::<(), ()>(()) }));
     assert_eq!(result, Err(limited.into()));
     assert_eq!(*heard.borrow(), [(Some(Reason::RateLimited), 1, s(42))]);
+}
+
+#[test]
+fn a_retry_outside_waits_for_the_rest_of_a_hint_only() {
+    let clock = ManualClock::new();
+    let retry = || {
+        let backoff = Backoff::fixed(ms(7)).jitter(Jitter::None);
+        let retry = Retry::builder().max_attempts(2).backoff(backoff.clone());
+        retry.throttled_backoff(backoff).clock(clock.clone())
+    };
+    let outer = retry().build().unwrap();
+    let busy = Classify::errors(|_: &&str| Verdict::throttled(ms(500)));
+    let took = |policy: &dyn Fn()| {
+        let start = elapsed(&clock);
+        policy();
+        elapsed(&clock) - start
+    };
+    // The second attempt of the inner retry is rejected.
+    let breaker = CircuitBreaker::builder().trip_on(Trip::consecutive(1));
+    let breaker = breaker.clock(clock.clone()).build().unwrap();
+    let stack = (&outer, retry().build().unwrap(), breaker, &busy);
+    let call = || {
+        let result = clock.block_on(stack.call(|| async { Err::<(), _>("busy") }));
+        assert_eq!(result, Err(Error::Operation("busy")));
+    };
+    assert_eq!(took(&call), ms(507));
+    // The inner retry waits although the budget is empty.
+    let budget = RetryBudget::tokens().capacity(0).build().unwrap();
+    let inner = retry().budget(budget).wait_when_budget_empty(true);
+    let stack = (&outer, inner.build().unwrap(), &busy);
+    let call = || {
+        let result = clock.block_on(stack.call(|| async { Err::<(), _>("busy") }));
+        assert_eq!(result, Err(Error::Operation("busy")));
+    };
+    assert_eq!(took(&call), ms(500 + 7 + 500));
 }

@@ -70,3 +70,118 @@ fn calls_of_several_processes_that_cost_more_than_their_parts_all_run() {
     }
     panic!("{} calls wait after 10 s: {fleet:?}", waiting.len());
 }
+
+/// Runs calls of 20 ms for 20 s. Process `n` starts its next call `pause(n)` after the end of the last one, with
+/// `calls` at a time. Returns the number of calls that each process has completed.
+fn completed(processes: usize, limit: u64, calls: usize, pause: impl Fn(usize) -> u64) -> Vec<u64> {
+    enum Slot<'a> {
+        Pausing(u64),
+        Waiting(std::pin::Pin<Box<backstop::shared_bulkhead::Acquire<'a>>>),
+        Running { until: u64, _permit: Permit },
+    }
+    let (clock, _store, fleet) = fleet(processes, limit);
+    let mut slots: Vec<(usize, Slot<'_>)> = (0..processes)
+        .flat_map(|process| (0..calls).map(move |call| (process, call)))
+        // The later ones find none left.
+        .map(|(process, call)| (process, Slot::Pausing((500 * process + call) as u64)))
+        .collect();
+    let mut upkeep: Vec<_> = fleet.iter().map(|it| Box::pin(it.maintain())).collect();
+    let mut done = vec![0; processes];
+    let mut cx = Context::from_waker(Waker::noop());
+    for now in 0..20_000 {
+        for maintain in &mut upkeep {
+            let _ = maintain.as_mut().poll(&mut cx);
+        }
+        for (process, slot) in &mut slots {
+            if let Slot::Running { until, .. } = slot {
+                if now >= *until {
+                    done[*process] += 1;
+                    *slot = Slot::Pausing(now + pause(*process));
+                }
+            }
+            if let Slot::Pausing(until) = slot {
+                if now >= *until {
+                    *slot = Slot::Waiting(Box::pin(fleet[*process].acquire()));
+                }
+            }
+            if let Slot::Waiting(call) = slot {
+                if let std::task::Poll::Ready(permit) = call.as_mut().poll(&mut cx) {
+                    *slot = Slot::Running {
+                        until: now + 20,
+                        _permit: permit.unwrap(),
+                    };
+                }
+            }
+        }
+        let running = slots
+            .iter()
+            .filter(|(_, slot)| matches!(slot, Slot::Running { .. }));
+        assert!(running.count() as u64 <= limit);
+        clock.advance(Duration::from_millis(1));
+    }
+    done
+}
+
+#[test]
+fn an_uneven_limit_leaves_no_process_without_permits() {
+    for (processes, limit) in [(2, 3), (3, 4), (3, 5), (4, 6), (5, 6), (5, 8)] {
+        let done = completed(processes, limit, 6, |_| 0);
+        let all: u64 = done.iter().sum();
+        let most = limit * 20_000 / 20;
+        assert!(all >= most * 3 / 4, "{processes} share {limit}: {done:?}");
+        let part = all / processes as u64;
+        assert!(
+            done.iter().all(|it| (part / 2..=part * 2).contains(it)),
+            "{processes} share {limit}: {done:?}"
+        );
+    }
+}
+
+#[test]
+fn more_processes_than_permits_take_turns() {
+    for (processes, limit) in [(2, 1), (3, 1), (5, 1), (3, 2), (6, 3), (4, 3)] {
+        let done = completed(processes, limit, 3, |_| 0);
+        let all: u64 = done.iter().sum();
+        let most = limit * 20_000 / 20;
+        assert!(all >= most / 2, "{processes} share {limit}: {done:?}");
+        let part = all / processes as u64;
+        assert!(
+            done.iter().all(|it| (part / 2..=part * 2).contains(it)),
+            "{processes} share {limit}: {done:?}"
+        );
+    }
+}
+
+/// The first process needs a permit for 20 ms in each second. The others need it all the time.
+#[test]
+fn a_process_with_few_calls_does_not_keep_the_only_permit() {
+    let done = completed(2, 1, 1, |process| [980, 0][process]);
+    assert!(done[0] >= 14 && done[1] >= 450, "{done:?}");
+}
+
+#[test]
+fn the_limit_holds_again_once_a_store_that_lost_its_data_has_been_asked() {
+    let (clock, store, fleet) = fleet(2, 4);
+    let take = |at: usize| -> Vec<Permit> {
+        let calls = (0..4).map(|_| clock.block_on(fleet[at].try_acquire()));
+        calls.filter_map(Result::ok).collect()
+    };
+    let mut permits = take(0);
+    assert_eq!(permits.len(), 4);
+    store.lose_memory();
+    permits.extend(take(1));
+    assert_eq!(
+        permits.len(),
+        8,
+        "the store does not know of the first four"
+    );
+    clock.advance(super::TTL / 3);
+    for bulkhead in &fleet {
+        let mut maintain = Box::pin(bulkhead.maintain());
+        let _ = maintain
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+    }
+    let held: u64 = fleet.iter().map(|it| it.snapshot().held).sum();
+    assert_eq!(held, 4, "{fleet:?}");
+}

@@ -222,3 +222,54 @@ fn threads_together_spend_each_token_once() {
     });
     assert_eq!(admitted.into_inner(), 100);
 }
+
+#[test]
+fn a_store_that_panics_costs_no_token_and_no_place_in_the_queue() {
+    let clock = ManualClock::new();
+    let panics = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let told = panics.clone();
+    let store = Hostile(MemoryStore::new(clock.clone()), move |_: &[Take]| {
+        assert!(!told.load(Ordering::Relaxed), "on purpose");
+    });
+    let builder = SharedRateLimiter::builder().store(store).key("key");
+    let builder = builder.quota(Quota::per_second(1000).burst(1000)).seed(1);
+    let builder = builder.on_outage(backstop::shared_rate_limiter::Outage::Closed);
+    let limiter = builder.clock(clock.clone()).build().unwrap();
+    let panic = |code: &dyn Fn()| {
+        panics.store(true, Ordering::Relaxed);
+        let panic = catch_unwind(AssertUnwindSafe(code));
+        panics.store(false, Ordering::Relaxed);
+        panic.is_err()
+    };
+    // The call waits for an answer.
+    let wait = std::time::Duration::from_secs(1);
+    let call = || assert!(clock.block_on(limiter.acquire_within(2, wait)).is_ok());
+    assert!(panic(&call));
+    assert_eq!(limiter.snapshot().waiting, 0);
+    clock.advance(wait);
+    let _ = clock.block_on(limiter.try_acquire());
+    clock.advance(3 * wait);
+    // With such a demand, tokens are requested before the last ones are spent.
+    let pause = || clock.advance(std::time::Duration::from_micros(1100));
+    for _ in 0..1000 {
+        pause();
+        clock.block_on(limiter.try_acquire()).unwrap();
+    }
+    let calls: [&dyn Fn(); 2] = [&|| clock.block_on(limiter.try_acquire()).unwrap(), &|| {
+        limiter.try_acquire_held().unwrap()
+    }];
+    for call in calls {
+        let mut held = limiter.snapshot().held;
+        while !panic(call) {
+            pause();
+            held = limiter.snapshot().held;
+            assert!(held > 1, "no tokens are requested early");
+        }
+        assert_eq!(limiter.snapshot().held, held);
+        clock.advance(5 * wait);
+        for _ in 0..1000 {
+            pause();
+            let _ = clock.block_on(limiter.try_acquire());
+        }
+    }
+}

@@ -72,6 +72,35 @@ fn a_dropped_waiter_loses_no_token() {
 }
 
 #[test]
+fn a_call_that_needs_the_tokens_of_two_requests_gets_them() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    let builder = SharedRateLimiter::builder().store(store.clone()).key("key");
+    let builder = builder.quota(Quota::per_second(500).burst(6));
+    let builder = builder.sync(SyncMode::Exact).seed(1).clock(clock.clone());
+    let limiter = builder.build().unwrap();
+    store.set_latency(15 * MILLISECOND);
+    // The limiter learns how long a trip takes.
+    for _ in 0..100 {
+        clock.block_on(limiter.try_acquire()).unwrap();
+    }
+    clock.advance(Duration::from_secs(1));
+    // Four tokens are on their way when the call that they are for is dropped.
+    let mut dropped = Box::pin(limiter.acquire_n(4));
+    assert!(poll(dropped.as_mut()).is_pending());
+    let mut call = Box::pin(limiter.acquire_n(6));
+    assert!(poll(call.as_mut()).is_pending());
+    drop(dropped);
+    for _ in 0..10 {
+        clock.advance(15 * MILLISECOND);
+        if let Poll::Ready(result) = poll(call.as_mut()) {
+            return result.unwrap();
+        }
+    }
+    panic!("the call waits after ten trips: {limiter:?}");
+}
+
+#[test]
 fn a_turn_that_would_come_too_late_is_rejected_at_once() {
     let clock = ManualClock::new();
     let (limiter, _) = limiter(&clock, Quota::per_second(1).burst(1));

@@ -246,3 +246,106 @@ fn an_isolated_circuit_that_is_replaced_continues_in_the_state_it_was_in() {
     drop(isolation);
     assert_eq!(standard.breaker().unwrap().state(), State::Open);
 }
+
+/// Runs the code once, at the first change of a circuit.
+fn at_the_first_change(code: impl FnOnce() + Send + 'static) -> impl Fn(&Event) + Send + Sync {
+    let code = Mutex::new(Some(code));
+    move |event| {
+        if let Event::CircuitChanged { .. } = event {
+            let code = code.lock().unwrap().take();
+            code.into_iter().for_each(|code| code());
+        }
+    }
+}
+
+#[test]
+fn an_isolation_that_begins_while_the_breaker_is_being_replaced_continues() {
+    let clock = ManualClock::new();
+    let standard = standard(&clock).without_retry().build().unwrap();
+    let first = standard.breaker().unwrap();
+    let isolation = first.isolate();
+    // The new breaker reports that it is isolated before it is in force.
+    let begun = Arc::new(Mutex::new(None));
+    let (kept, breaker) = (begun.clone(), first.clone());
+    let isolate = at_the_first_change(move || *kept.lock().unwrap() = Some(breaker.isolate()));
+    let other = CircuitBreaker::builder().observer(isolate);
+    standard
+        .reconfigure(standard.config().breaker(other))
+        .unwrap();
+    let state = || standard.breaker().unwrap().state();
+    drop(isolation);
+    assert_eq!((first.state(), state()), (State::Isolated, State::Isolated));
+    drop(begun.lock().unwrap().take());
+    assert_eq!((first.state(), state()), (State::Closed, State::Closed));
+}
+
+#[test]
+fn an_isolation_continues_if_an_observer_changes_the_settings_again() {
+    let clock = ManualClock::new();
+    let standard = standard(&clock).without_retry().build().unwrap();
+    let isolation = standard.breaker().unwrap().isolate();
+    let stack = standard.clone();
+    let change = at_the_first_change(move || {
+        let other = CircuitBreaker::builder().measure_durations(true);
+        stack.reconfigure(stack.config().breaker(other)).unwrap();
+    });
+    let other = CircuitBreaker::builder().observer(change).seed(1);
+    standard
+        .reconfigure(standard.config().breaker(other))
+        .unwrap();
+    assert_eq!(standard.breaker().unwrap().state(), State::Isolated);
+    drop(isolation);
+    assert_eq!(standard.breaker().unwrap().state(), State::Closed);
+}
+
+#[test]
+fn an_observer_that_panics_leaves_no_change_half_done() {
+    let clock = ManualClock::new();
+    let standard = standard(&clock).without_retry().build().unwrap();
+    let first = standard.breaker().unwrap();
+    let isolation = first.isolate();
+    let count = std::sync::atomic::AtomicU32::new(0);
+    let panicking = CircuitBreaker::builder().observer(move |event: &Event| {
+        if let Event::CircuitChanged { .. } = event {
+            let count = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            assert_ne!(count, 0, "panic of the observer");
+        }
+    });
+    let config = standard.config().breaker(panicking);
+    let change = || standard.reconfigure(config.clone());
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(change)).unwrap_err();
+    assert!(standard.breaker().unwrap().snapshot() == first.snapshot());
+    change().unwrap();
+    assert_eq!(standard.breaker().unwrap().state(), State::Isolated);
+    drop(isolation);
+    assert_eq!(standard.breaker().unwrap().state(), State::Closed);
+    assert_eq!(first.state(), State::Closed);
+}
+
+#[test]
+fn threads_that_isolate_and_reconfigure_leave_no_circuit_isolated() {
+    let clock = ManualClock::new();
+    let standard = standard(&clock).without_retry().build().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..3_u64 {
+            let standard = &standard;
+            scope.spawn(move || {
+                for round in 0..50 {
+                    let isolation = standard.breaker().unwrap().isolate();
+                    let other = CircuitBreaker::builder().seed(thread * 1000 + round);
+                    standard
+                        .reconfigure(standard.config().breaker(other))
+                        .unwrap();
+                    drop(isolation);
+                }
+            });
+        }
+    });
+    assert_eq!(standard.breaker().unwrap().state(), State::Closed);
+    let isolation = standard.breaker().unwrap().isolate();
+    let config = standard.config().breaker(CircuitBreaker::builder());
+    standard.reconfigure(config).unwrap();
+    assert_eq!(standard.breaker().unwrap().state(), State::Isolated);
+    drop(isolation);
+    assert_eq!(standard.breaker().unwrap().state(), State::Closed);
+}

@@ -1,6 +1,7 @@
 //! Spans and log lines of the crate `tracing`.
 #![cfg(feature = "tracing")]
 
+mod each_callback;
 mod panics;
 mod subscriber;
 

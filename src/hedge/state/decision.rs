@@ -66,10 +66,7 @@ pub(in crate::hedge) fn verdict_of_both(
     if earlier.class() == ErrorClass::Throttled {
         verdict = verdict.with_class(ErrorClass::Throttled);
     }
-    // A hint that has passed is none, because the retry would take one of zero as permission to retry at once.
-    let left = earlier.hint().and_then(|hint| hint.checked_sub(waited));
-    let left = left.filter(|left| !left.is_zero());
-    match left.max(later.hint()) {
+    match earlier.later(waited).hint().max(later.hint()) {
         Some(hint) => verdict.after(hint),
         None => verdict,
     }

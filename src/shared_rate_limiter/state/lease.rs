@@ -177,8 +177,12 @@ impl Lease {
             }
             (Contact::Up { .. }, _) => {}
         }
-        if let Contact::Up { .. } = contact {
-            self.expire(now);
+        // Two requests may take as long as the tokens of the first one last. If those expired as the second one is
+        // answered, a call that needs the tokens of both would never get them.
+        let needs_all = self.in_flight.is_some_and(|request| request.is_on_top);
+        if matches!(contact, Contact::Up { .. }) && !needs_all {
+            let life = self.life();
+            self.lots.expire_into(&mut self.give_back, now, life);
         }
     }
 
@@ -193,16 +197,6 @@ impl Lease {
         let idle = now.as_nanos().saturating_sub(self.spent_at.as_nanos());
         if idle > self.rules.life {
             self.spent = self.spent.saturating_sub(bucket.earned(idle) as u64);
-        }
-    }
-
-    fn expire(&mut self, now: Instant) {
-        let life = self.life();
-        while let Some((tokens, granted)) = self.lots.expire(now, life) {
-            self.give_back = Some(match self.give_back {
-                Some((others, before)) => (others + tokens, before.min(granted)),
-                None => (tokens, granted),
-            });
         }
     }
 
@@ -327,6 +321,7 @@ impl Lease {
             let wanted = waiting.all.saturating_sub(held);
             let mut request = self.send(now, ask.max(at_least), at_least, just_enough);
             request.wanted = request.ask.max(wanted);
+            request.is_on_top = held > 0;
             self.in_flight = Some(request);
             return Some(request);
         }
@@ -365,6 +360,7 @@ impl Lease {
             sent: now,
             wanted: ask,
             just_enough,
+            is_on_top: false,
         };
         self.spent = 0;
         self.sent_at = now;
@@ -456,7 +452,8 @@ impl Lease {
         self.lots.held()
     }
 
-    /// Returns how long leased tokens may be spent, in nanoseconds: at least two round trips.
+    /// Returns how long leased tokens may be spent, in nanoseconds: at least two round trips, and until the end of a
+    /// request for the rest of what a call needs.
     pub(crate) fn life(&self) -> u64 {
         self.rules.life.max((2.0 * self.trip_time) as u64)
     }

@@ -85,8 +85,23 @@ impl Lots {
         }
     }
 
+    /// Moves expired tokens to those that are returned to the store, with the time at which they were granted.
+    pub(crate) fn expire_into(
+        &mut self,
+        returned: &mut Option<(u64, StoreTime)>,
+        now: Instant,
+        life: u64,
+    ) {
+        while let Some((tokens, granted)) = self.expire(now, life) {
+            *returned = Some(match *returned {
+                Some((others, before)) => (others + tokens, before.min(granted)),
+                None => (tokens, granted),
+            });
+        }
+    }
+
     /// Removes the older lot if it has expired. Returns its tokens and when they were granted.
-    pub(crate) fn expire(&mut self, now: Instant, life: u64) -> Option<(u64, StoreTime)> {
+    fn expire(&mut self, now: Instant, life: u64) -> Option<(u64, StoreTime)> {
         if self.old.tokens == 0 || now < self.expires(life) {
             return None;
         }

@@ -17,6 +17,8 @@ pub(crate) struct Request {
     pub(crate) wanted: u64,
     /// Whether the tokens are for waiters only.
     pub(crate) just_enough: bool,
+    /// Whether the first waiter also needs the tokens held, which do not expire meanwhile.
+    pub(crate) is_on_top: bool,
 }
 
 impl Request {
