@@ -1,6 +1,7 @@
 //! The clients of a file: their settings, checked, and their stacks.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::error::SettingsError;
 use super::scope::Scope;
@@ -162,8 +163,13 @@ fn read_defaults(defaults: &Value, at: &mut Scope) -> Value {
             let rule = "must not be given: the name of a client is its key";
             at.at("name", |at| at.report(rule, Some(&Value::Text(name))));
         }
-        // Each client may give the settings that the defaults lack.
+        // Each client may give the settings that the defaults lack, so a missing timeout contradicts nothing here.
+        let missing = [valid.total_timeout, valid.attempt_timeout].map(|timeout| timeout.is_none());
+        valid.total_timeout.get_or_insert(Duration::MAX);
+        valid.attempt_timeout.get_or_insert(Duration::MAX);
         at.ignoring_missing(|at| valid.settle(at));
+        valid.total_timeout = valid.total_timeout.filter(|_| !missing[0]);
+        valid.attempt_timeout = valid.attempt_timeout.filter(|_| !missing[1]);
         match at.len() == before {
             true => defaults.clone(),
             // Their mistakes are reported once, and not again for every client.

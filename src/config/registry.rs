@@ -400,7 +400,13 @@ fn difference(before: &Clients, after: &Clients) -> Reloaded {
     for (name, client) in &after.all {
         match before.all.get(name) {
             None => reloaded.added.push(name.clone()),
-            Some(old) if old.config != client.config => reloaded.changed.push(name.clone()),
+            // A default that is given now changes nothing.
+            Some(old)
+                if old.config != client.config
+                    && old.settings.effective() != client.settings.effective() =>
+            {
+                reloaded.changed.push(name.clone());
+            }
             Some(_) => {}
         }
     }

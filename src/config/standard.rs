@@ -279,7 +279,7 @@ impl Checked for StandardSettings {
 }
 
 impl StandardSettings {
-    /// Reports a mistake of the whole stack, and removes the setting. Returns whether it was given.
+    /// Reports a mistake of the whole stack, and removes the setting. Returns whether it was there.
     fn note_contradiction(&mut self, error: &ConfigError, at: &mut Scope) -> bool {
         let key = error.setting();
         let nested = NESTED.iter().find(|(nested, _)| *nested == key);
@@ -305,8 +305,16 @@ impl StandardSettings {
                 .breaker
                 .as_mut()
                 .is_some_and(|breaker| breaker.clear(key)),
+            // Its default could contradict other settings, too.
+            None if key == "total_timeout" => remove_limit(&mut self.total_timeout),
+            None if key == "attempt_timeout" => remove_limit(&mut self.attempt_timeout),
             None => self.clear(key),
         };
         removed || self.clear("total_timeout") || self.clear("attempt_timeout")
     }
+}
+
+/// Makes a timeout unlimited. Returns whether it was limited.
+fn remove_limit(timeout: &mut Option<Duration>) -> bool {
+    timeout.replace(Duration::MAX) != Some(Duration::MAX)
 }

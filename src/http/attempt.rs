@@ -20,7 +20,8 @@ pub fn read(headers: &HeaderMap) -> Option<u32> {
     u32::try_from(number).ok().filter(|number| *number > 0)
 }
 
-/// Writes the attempt number, and the [deadline](deadline::write) if there is one.
+/// Writes the attempt number, and the [deadline](deadline::write) if there is one. Replaces the number of a request that
+/// is forwarded.
 ///
 /// ```
 /// use std::time::Duration;
@@ -46,6 +47,9 @@ pub fn write(headers: &mut HeaderMap, attempt: &Attempt) {
     let is_grpc = content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if is_grpc && before > 0 {
         headers.insert(PREVIOUS_ATTEMPTS, before.into());
+    } else {
+        // A forwarded request still has the number of its caller.
+        headers.remove(PREVIOUS_ATTEMPTS);
     }
     if let Some(remaining) = attempt.remaining() {
         deadline::write(headers, remaining);

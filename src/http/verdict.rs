@@ -134,6 +134,11 @@ pub fn transport_error(error: &(dyn StdError + 'static)) -> Verdict {
             if unsent {
                 return Verdict::transient().not_executed();
             }
+            // `source` skips the error inside an I/O error: it returns the source of that error.
+            if let Some(inner) = error.get_ref() {
+                next = Some(inner);
+                continue;
+            }
         }
         next = error.source();
     }

@@ -35,7 +35,8 @@ use crate::error::Error;
 /// }
 /// ```
 ///
-/// A field or an argument for any policy is a [`BoxPolicy<T, E>`](super::BoxPolicy), or the type of the stack itself.
+/// A function that takes any policy and any closure has the bound [`P: Calls<F>`](super::Calls). So has a type that owns
+/// its policy. A field for any policy is a [`BoxPolicy<T, E>`](super::BoxPolicy), or the type of the stack itself.
 /// Code that allocates nothing [names its operation](crate::guide::recipes#a-service-that-is-generic-over-its-policy).
 /// The trait is not dyn compatible: in place of `Box<dyn Policy>`, too, use `BoxPolicy`.
 ///

@@ -18,8 +18,8 @@
 //! proven to be the same. And every future has a name, so that generic code can ask for `Send`.
 //! Calls compile wherever an `async fn` would: in `tokio::spawn`, in handlers, with any error type.
 //!
-//! `P: Policy` alone says nothing about the operations that `P` runs. Code that is generic over its policy
-//! names its operation and asks for `&P: Run<ThatOperation>`; the recipes have such a service.
+//! `P: Policy` alone says nothing about the operations that `P` runs. A function that takes any policy and any closure
+//! has the bound `P: Calls<F>`. Code with an operation of its own asks for `&P: Run<ThatOperation>`; the recipes have both.
 //!
 //! # A policy of your own
 //!
@@ -91,6 +91,7 @@
 //! let call = stack.call(|| async { Ok::<_, ()>(1) });
 //! ```
 
+mod any;
 mod attempt;
 mod boxed;
 mod call;
@@ -112,6 +113,7 @@ mod tuple;
 mod unwind;
 mod wrappers;
 
+pub use self::any::Calls;
 pub use self::attempt::Attempt;
 pub use self::boxed::{BoxOperation, BoxPolicy, Boxable};
 pub use self::call::{Call, CallBlocking, CallClassified, CallOnce, CallWith};

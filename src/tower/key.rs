@@ -188,7 +188,8 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     address.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
-/// Returns an extractor for the value of a header.
+/// Returns an extractor for the value of a header. An empty value is no key, so that clients without an identity do not
+/// share one.
 #[cfg(feature = "http")]
 pub const fn header(name: HeaderName) -> Header {
     Header { name }
@@ -206,8 +207,9 @@ impl<B> ExtractKey<Request<B>> for Header {
     type Key = String;
 
     fn extract(&self, request: &Request<B>) -> Option<String> {
+        let value = request.headers().get(&self.name)?.to_str().ok()?;
         // Copied, because the value keeps the memory of the whole head alive.
-        Some(request.headers().get(&self.name)?.to_str().ok()?.to_owned())
+        (!value.is_empty()).then(|| value.to_owned())
     }
 }
 

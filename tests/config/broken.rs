@@ -1,6 +1,7 @@
 //! Mistakes: each is named with its path, its value, and the rule, and changes nothing.
 
-use backstop::config::Value;
+use backstop::ManualClock;
+use backstop::config::{Registry, Value};
 
 use super::{registry, toml};
 
@@ -281,6 +282,55 @@ fn a_mistake_of_a_default_that_contradicts_names_both_values() {
         error.to_string(),
         "clients.a.attempt_timeout: must be shorter than total_timeout of 1s, is \"10s\""
     );
+}
+
+#[test]
+fn a_contradiction_is_one_mistake() {
+    // Both are as long as the other's default.
+    let file = toml(
+        r#"
+        [clients.a]
+        attempt_timeout = "30s"
+        total_timeout = "10s"
+        retry.max_elapsed = "20s"
+        breaker.slow_call = "25s"
+        "#,
+    );
+    let error = registry(GOOD).apply(&file).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "\
+clients.a.attempt_timeout: must be shorter than total_timeout of 10s, is \"30s\"
+clients.a.retry.max_elapsed: must be shorter than total_timeout of 10s, is \"20s\""
+    );
+}
+
+#[test]
+fn the_defaults_need_not_fit_those_of_the_library() {
+    for text in [
+        "defaults.total_timeout = \"5s\"\nclients.a.attempt_timeout = \"1s\"",
+        "defaults.attempt_timeout = \"40s\"\nclients.a.total_timeout = \"1m\"",
+        "defaults.breaker.slow_call = \"20s\"\nclients.a.attempt_timeout = \"25s\"",
+        "defaults.total_timeout = \"5s\"\nclients = {}",
+    ] {
+        let built = Registry::builder()
+            .clock(ManualClock::new())
+            .build(&toml(text));
+        assert!(built.is_ok(), "{text}: {built:?}");
+    }
+    for (text, mistake) in [
+        (
+            "defaults.total_timeout = \"5s\"\n[clients.a]\n[clients.b]\nattempt_timeout = \"1s\"",
+            "clients.a.attempt_timeout: must be shorter than total_timeout of 5s, is \"10s\"",
+        ),
+        (
+            "defaults = { total_timeout = \"5s\", attempt_timeout = \"7s\" }\n[clients.a]\n[clients.b]",
+            "defaults.attempt_timeout: must be shorter than total_timeout of 5s, is \"7s\"",
+        ),
+    ] {
+        let error = registry(GOOD).apply(&toml(text)).unwrap_err();
+        assert_eq!(error.to_string(), mistake);
+    }
 }
 
 #[test]

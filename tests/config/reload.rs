@@ -55,6 +55,15 @@ fn a_reload_changes_clients_in_place() {
 }
 
 #[test]
+fn defaults_that_are_given_are_no_change() {
+    let text = "[clients.a]\nlimiter.quota = \"5/s\"\n[clients.b]\nretry.max_attempts = 4";
+    let clients = registry(text);
+    let all = toml::to_string(&clients.settings()).unwrap();
+    assert_eq!(clients.apply(&toml(&all)).unwrap(), Reloaded::default());
+    assert_eq!(clients.apply(&toml(text)).unwrap(), Reloaded::default());
+}
+
+#[test]
 fn layers_that_are_removed_and_added_continue_where_they_were() {
     let with = "[clients.a]\nretry.enabled = false\nlimiter.quota = \"10/h\"";
     let clients = registry(with);

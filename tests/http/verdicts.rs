@@ -290,6 +290,22 @@ fn io_errors_in_the_chain_say_whether_something_was_sent() {
 }
 
 #[test]
+fn an_io_error_inside_an_io_error_is_found() {
+    use std::io::{Error, ErrorKind};
+    let refused = || Error::from(ErrorKind::ConnectionRefused);
+    for outer in [
+        Error::other(refused()),
+        Error::new(ErrorKind::Interrupted, Error::other(refused())),
+        Error::other(backstop::Error::Operation(refused())),
+    ] {
+        let verdict = rules::transport_error(&outer);
+        assert!(!verdict.may_have_been_executed(), "{outer:?}");
+    }
+    let reset = Error::other(Error::from(ErrorKind::ConnectionReset));
+    assert!(rules::transport_error(&reset).may_have_been_executed());
+}
+
+#[test]
 fn a_retry_waits_as_told_and_jitter_comes_after() {
     let clock = ManualClock::new();
     let retry = Retry::builder()

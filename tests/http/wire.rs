@@ -138,6 +138,27 @@ fn attempts_are_numbered() {
     assert_eq!(attempt::read(&HeaderMap::new()), None);
 }
 
+#[test]
+fn a_forwarded_request_does_not_keep_the_attempt_number_of_its_caller() {
+    let clock = ManualClock::new();
+    let hour = Timeout::builder().after(seconds(3600)).clock(clock.clone());
+    let hour = hour.build().unwrap();
+    for content_type in ["application/grpc", "application/json"] {
+        let sent = clock.block_on(hour.call_with(|number: Attempt| async move {
+            let mut sent = headers(&[
+                ("content-type", content_type),
+                ("grpc-previous-rpc-attempts", "4"),
+                ("x-envoy-attempt-count", "5"),
+            ]);
+            attempt::write(&mut sent, &number);
+            Ok::<_, ()>(sent)
+        }));
+        let sent = sent.unwrap();
+        assert_eq!(sent.get("grpc-previous-rpc-attempts"), None);
+        assert_eq!(attempt::read(&sent), Some(1));
+    }
+}
+
 /// Handles a request that arrives with these headers, and calls the next hop after 100 ms. Returns what each hop had.
 async fn hop(
     clock: &ManualClock,

@@ -223,6 +223,7 @@ mod boxed;
 #[cfg(feature = "chaos")]
 mod chaos;
 mod endpoints;
+mod helpers;
 mod keyed;
 mod policies;
 mod services;

@@ -134,6 +134,8 @@ fn keys_come_from_headers_extensions_and_functions() {
     );
     let none = Request::new(());
     assert_eq!(header.extract(&none), None);
+    let empty = Request::builder().header("x-tenant", "").body(()).unwrap();
+    assert_eq!(header.extract(&empty), None);
     assert_eq!(
         key::bearer().extract(
             &Request::builder()
