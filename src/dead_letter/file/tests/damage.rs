@@ -174,6 +174,93 @@ fn a_full_disk_rejects_letters_and_takes_them_again_when_there_is_room() {
     assert_eq!(ids(&mut open(&disk)), [1, 3]);
 }
 
+/// Returns a full disk, its log, and the number of letters in it.
+fn full_disk(segment_bytes: u64, reserve_bytes: u64) -> (SimDisk, Log<SimDisk>, Settings, u64) {
+    let disk = SimDisk::default();
+    lock(&disk.0).capacity = Some(4000);
+    let settings = Settings {
+        segment_bytes,
+        reserve_bytes,
+        ..settings()
+    };
+    let mut log = Log::open(disk.clone(), settings).unwrap();
+    for id in 1..100 {
+        let stored = log.commit(&[pending(id)]);
+        log.tidy();
+        if stored.is_err() {
+            return (disk, log, settings, id - 1);
+        }
+    }
+    panic!("the disk has room for all letters");
+}
+
+#[test]
+fn a_full_disk_takes_changes_and_then_letters_again() {
+    // All letters in one segment, and a few in each. With a reserve for all changes, for some, and for none.
+    let cases = [1 << 20, 700].map(|segment| [1500, 200, 1].map(|reserve| (segment, reserve)));
+    for (segment_bytes, reserve_bytes) in cases.into_iter().flatten() {
+        let (disk, mut log, settings, letters) = full_disk(segment_bytes, reserve_bytes);
+        assert!(letters > 5);
+        for id in 1..=letters {
+            change(&mut log, id, Change::Discard).unwrap();
+            log.tidy();
+        }
+        assert!(ids(&mut log).is_empty());
+        // The first may find the old file full.
+        let _ = log.commit(&[pending(200)]);
+        log.tidy();
+        for id in 201..204 {
+            log.commit(&[pending(id)]).unwrap();
+            log.tidy();
+        }
+        let stored = ids(&mut log);
+        assert!(stored.ends_with(&[201, 202, 203]), "{stored:?}");
+        let mut log = Log::open(disk, settings).unwrap();
+        assert_eq!(ids(&mut log), stored);
+        assert_eq!(log.events, []);
+    }
+}
+
+#[test]
+fn letters_that_are_removed_from_a_full_disk_stay_away() {
+    for reserve_bytes in [1500, 200, 1] {
+        let (disk, mut log, settings, letters) = full_disk(1 << 20, reserve_bytes);
+        for id in 1..letters {
+            change(&mut log, id, Change::Delivered).unwrap();
+            log.tidy();
+            let mut log = Log::open(disk.copy(), settings).unwrap();
+            assert_eq!(ids(&mut log), (id + 1..=letters).collect::<Vec<_>>());
+            assert_eq!(log.events, []);
+            assert_eq!(log.next_id, LetterId::new(letters + 1));
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_that_was_opened_again_takes_changes() {
+    let (disk, log, settings, letters) = full_disk(1 << 20, 1500);
+    drop(log);
+    let mut log = Log::open(disk.clone(), settings).unwrap();
+    for id in 1..=letters {
+        change(&mut log, id, Change::Begin).unwrap();
+        log.tidy();
+        change(&mut log, id, Change::Delivered).unwrap();
+        log.tidy();
+    }
+    assert!(ids(&mut Log::open(disk, settings).unwrap()).is_empty());
+}
+
+#[test]
+fn letters_do_not_use_the_reserve_for_changes() {
+    let (disk, mut log, ..) = full_disk(1 << 20, 1500);
+    for id in 300..400 {
+        let _ = log.commit(&[pending(id)]);
+        log.tidy();
+    }
+    assert!(disk.content("reserve.tmp").len() >= 1500);
+    change(&mut log, 1, Change::Park).unwrap();
+}
+
 #[test]
 fn a_full_disk_does_not_accumulate_empty_files() {
     let disk = SimDisk::default();
