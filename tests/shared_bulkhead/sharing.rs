@@ -70,3 +70,22 @@ fn calls_of_several_processes_that_cost_more_than_their_parts_all_run() {
     }
     panic!("{} calls wait after 10 s: {fleet:?}", waiting.len());
 }
+
+#[test]
+fn a_cheap_call_does_not_overtake_a_waiter() {
+    let (clock, _store, fleet) = fleet(1, 4);
+    let bulkhead = &fleet[0];
+    let permit = clock.block_on(bulkhead.acquire_n(3)).unwrap();
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut first = Box::pin(bulkhead.acquire_n(2));
+    assert!(first.as_mut().poll(&mut cx).is_pending());
+    let mut second = Box::pin(bulkhead.acquire_n(1));
+    for _ in 0..100 {
+        clock.advance(Duration::from_millis(1));
+        assert!(first.as_mut().poll(&mut cx).is_pending());
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+    }
+    drop(permit);
+    assert!(clock.block_on(first).is_ok());
+    assert!(clock.block_on(second).is_ok());
+}

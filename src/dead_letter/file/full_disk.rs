@@ -20,6 +20,10 @@ impl<D: Disk> Log<D> {
     pub(super) fn fill_reserve(&mut self) {
         // In small steps, so that the last free bytes are used, too.
         const STEP: u64 = 4096;
+        // A folder without letters needs none.
+        if self.segments.active().is_none() {
+            return;
+        }
         while self.reserve < self.settings.reserve_bytes {
             let step = STEP.min(self.settings.reserve_bytes - self.reserve);
             let bytes = vec![b'\n'; step as usize];

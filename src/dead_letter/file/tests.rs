@@ -19,6 +19,7 @@ use crate::sync::lock;
 
 mod crashes;
 mod damage;
+mod full_disk;
 
 /// A disk in memory. Clones share the files: the log owns one clone, the test reads the other.
 #[derive(Clone, Default)]
