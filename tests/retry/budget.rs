@@ -315,3 +315,28 @@ fn a_bucket_starts_with_its_capacity_at_most() {
     let withdrawn = std::iter::from_fn(|| call.withdraw(ErrorClass::Transient));
     assert_eq!(withdrawn.take(10).count(), 2);
 }
+
+#[test]
+fn a_throttled_answer_counts_as_a_failure_even_if_it_must_not_be_retried() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::grpc(10, 0.1).build().unwrap();
+    let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
+    let verdict = Verdict::throttled(None)
+        .with_health(backstop::Health::Neutral)
+        .with_retry(false);
+    let fails = || async { Err::<(), _>(backstop::Classified::new((), verdict)) };
+    assert!(clock.block_on(retry.call_classified(fails)).is_err());
+    assert!(budget.snapshot().ratio < 1.0);
+}
+
+#[test]
+fn the_wait_of_a_layer_inside_is_no_hint_of_a_server() {
+    let clock = ManualClock::new();
+    // Longer than `max_hint`.
+    let limited = Rejected::new("limiter", Reason::RateLimited).with_retry_after(s(100));
+    let retry = doubling(&clock).max_attempts(2).max_hint(s(60));
+    assert_eq!(
+        rejected_for(&clock, retry.build().unwrap(), limited),
+        s(100)
+    );
+}

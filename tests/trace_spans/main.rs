@@ -317,7 +317,7 @@ fn each_summary_is_written_when_it_is_due() {
             limiter
         };
         for name in ["first", "second"] {
-            // Two rejections: a line, and a summary a second later.
+            // Two rejections: one is written at once, the other a second later.
             reject(&log, &clock, &limiter(name), 4, 2);
         }
         let other = Pipeline::new(Fallback::value(7)).observer(log.clone());

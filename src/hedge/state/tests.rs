@@ -304,3 +304,18 @@ fn a_hint_that_has_just_passed_is_none() {
     assert_eq!(verdict(second), None);
     assert_eq!(verdict(second * 2), None);
 }
+
+#[test]
+fn a_delay_follows_its_quantile_at_once_and_is_unknown_before_enough_latencies() {
+    let delay = LatencyDelay::new(0.5, 20, Duration::from_secs(30));
+    let now = Instant::from_nanos(1);
+    for latency in 1..=19 {
+        delay.record(now, latency * 1_000_000, false);
+    }
+    assert_eq!((delay.peek(now), delay.get(now)), (None, None));
+    delay.record(now, 20_000_000, false);
+    let median = delay.get(now).unwrap();
+    assert_eq!(delay.peek(now), Some(median));
+    delay.set_quantile(0.95);
+    assert!(delay.get(now).unwrap() > median * 3 / 2);
+}
