@@ -314,4 +314,55 @@ mod tests {
         let request = block.plan(at(6000), 20, 1).unwrap();
         assert_eq!((request.permits, request.in_use), (4, 2));
     }
+
+    #[test]
+    fn a_call_that_needs_all_permits_held_is_admitted_alone() {
+        let mut block = Block::new(10, TTL);
+        block.plan(at(0), 10, 1);
+        // Three processes: one of the ten permits is given up to the others.
+        answer(&mut block, at(0), 10, 0, 3);
+        assert!(block.admit(at(1), 10));
+        block.release(9);
+        assert!(!block.admit(at(2), 9), "beside another call");
+    }
+
+    #[test]
+    fn an_idle_process_asks_for_nothing() {
+        let mut block = Block::new(10, TTL);
+        assert_eq!(block.plan(at(60_000), 0, 0), None);
+    }
+
+    #[test]
+    fn permits_that_are_given_way_are_not_used_while_the_answer_is_missing() {
+        let mut block = Block::new(10, TTL);
+        block.plan(at(0), 6, 6);
+        answer(&mut block, at(0), 3, 0, 2);
+        let request = block.plan(at(1), 6, 6).unwrap();
+        assert_eq!(request.permits, 0);
+        assert!(!block.admit(at(2), 1), "another process may have it");
+    }
+
+    #[test]
+    fn a_call_that_costs_more_than_a_fair_part_is_asked_for() {
+        let mut block = Block::new(12, TTL);
+        block.plan(at(0), 12, 1);
+        answer(&mut block, at(0), 4, 0, 3);
+        // Nothing is in flight: the whole call. Beside another call, the fair part.
+        assert_eq!(block.clone().plan(at(3000), 9, 9).unwrap().permits, 9);
+        assert!(block.admit(at(1), 1));
+        assert_eq!(block.plan(at(3000), 9, 9).unwrap().permits, 4);
+    }
+
+    #[test]
+    fn permits_in_flight_are_never_given_back() {
+        let mut block = Block::new(12, TTL);
+        block.plan(at(0), 12, 1);
+        answer(&mut block, at(0), 12, 0, 1);
+        assert!(block.admit(at(0), 12));
+        block.plan(at(3000), 20, 1);
+        // Three processes now, so the fair part is 4.
+        answer(&mut block, at(3000), 12, 0, 3);
+        let request = block.plan(at(6000), 20, 1).unwrap();
+        assert_eq!((request.permits, request.in_use), (12, 12));
+    }
 }

@@ -291,7 +291,9 @@ fn files_are_deleted_as_their_letters_are_delivered() {
         );
     });
     assert_eq!(small.snapshot().segments, 1);
-    assert!(folder.files().len() <= 3, "{:?}", folder.files());
+    let mut files = folder.files();
+    files.retain(|name| name != "reserve.tmp");
+    assert!(files.len() <= 3, "{files:?}");
 }
 
 #[cfg(unix)]

@@ -441,3 +441,12 @@ async fn a_run_goes_into_a_spawned_task() {
     });
     assert_eq!(task.await.unwrap().unwrap().progress.delivered, 3);
 }
+
+#[test]
+fn a_last_letter_that_is_one_failure_too_many_ends_the_run_for_that() {
+    let clock = ManualClock::new();
+    let queue = full(&clock, 3);
+    let replay = queue.replay().limit(2).stop_after(2);
+    let report = clock.block_on(replay.run(|_| async { Err::<(), _>("still down") }));
+    assert_eq!(report.unwrap().end, ReplayEnd::ConsecutiveFailures);
+}

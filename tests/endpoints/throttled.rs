@@ -1,9 +1,11 @@
-//! Answers that are throttled, and rejections by layers inside.
+//! Answers that are throttled, hints, failed probes, and rejections by layers inside.
+
+use std::time::Duration;
 
 use backstop::endpoints::NodeState;
 use backstop::{CircuitBreaker, Classify, ManualClock, Policy, Verdict};
 
-use crate::{SECOND, of, rotating, state};
+use crate::{Heard, SECOND, fail, of, rotating, state};
 
 #[test]
 fn a_throttled_answer_that_is_neutral_counts_as_slow() {
@@ -46,4 +48,31 @@ fn a_429_counts_as_slow_and_a_rejection_by_a_layer_inside_does_not() {
     );
     assert_eq!(latency(), Some(8 * SECOND));
     assert_eq!(state(&endpoints, 0), NodeState::Available);
+}
+
+#[test]
+fn a_hint_of_zero_parks_no_node() {
+    let clock = ManualClock::new();
+    let heard = Heard::default();
+    let endpoints = rotating(&clock, 3).observer(heard.observer());
+    let endpoints = endpoints.build().unwrap();
+    let permit = endpoints.try_acquire().unwrap();
+    permit.record(Verdict::failure().after(Duration::ZERO));
+    assert!(heard.take().is_empty());
+}
+
+#[test]
+fn a_failed_probe_counts_as_one_ejection() {
+    let clock = ManualClock::new();
+    let endpoints = rotating(&clock, 10).eject_after(1).build().unwrap();
+    fail(&endpoints, 3, 1);
+    for (waited, next) in [(30, 60), (60, 90)] {
+        clock.advance(waited * SECOND);
+        let probe = endpoints.try_acquire().unwrap();
+        assert_eq!(**probe.node(), 3);
+        probe.failure();
+        let node = of(&endpoints.snapshot(), 3);
+        assert_eq!(node.retry_after, Some(next * SECOND));
+        assert_eq!(u64::from(node.ejections), u64::from(next / 30));
+    }
 }

@@ -311,3 +311,66 @@ fn a_failure_that_ends_an_inner_retry_is_recorded_once() {
     let report = clock.block_on(stack.call_reported(|| async { Err::<(), _>(()) }));
     assert_eq!((report.attempts, budget.snapshot().available), (5, 5.0));
 }
+
+#[test]
+fn a_rejection_that_a_classifier_calls_a_failure_costs_no_tokens() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::grpc(10, 0.1).build().unwrap();
+    let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
+    let breaker = backstop::CircuitBreaker::builder().clock(clock.clone());
+    let breaker = breaker.build().unwrap();
+    let _isolation = breaker.isolate();
+    let relabel = Classify::by(|_: Result<&(), &Error<()>>| Verdict::failure());
+    let result = clock.block_on((retry, relabel, &breaker).call(|| async { Ok(()) }));
+    assert!(result.unwrap_err().is_rejected());
+    assert_eq!(budget.snapshot().ratio, 1.0);
+}
+
+#[test]
+fn nested_retries_with_one_budget_count_a_failure_once() {
+    let clock = ManualClock::new();
+    let left = |layers: u32| {
+        let budget = RetryBudget::grpc(10, 0.1).build().unwrap();
+        let retry = || doubling(&clock).budget(budget.clone()).build().unwrap();
+        let stack = (retry(), (layers > 1).then(retry));
+        let fails = || async { Err::<(), _>(backstop::Classified::failure(())) };
+        assert!(clock.block_on(stack.call_classified(fails)).is_err());
+        budget.snapshot().ratio
+    };
+    assert_eq!(left(2), left(1));
+    assert!(left(1) < 1.0);
+}
+
+#[test]
+fn a_bucket_starts_with_its_capacity_at_most() {
+    let budget = RetryBudget::tokens().capacity(20).initial(1000);
+    let budget = budget.cost(ErrorClass::Transient, 10).build().unwrap();
+    let mut call = budget.begin();
+    let withdrawn = std::iter::from_fn(|| call.withdraw(ErrorClass::Transient));
+    assert_eq!(withdrawn.take(10).count(), 2);
+}
+
+#[test]
+fn a_throttled_answer_counts_as_a_failure_even_if_it_must_not_be_retried() {
+    let clock = ManualClock::new();
+    let budget = RetryBudget::grpc(10, 0.1).build().unwrap();
+    let retry = doubling(&clock).budget(budget.clone()).build().unwrap();
+    let verdict = Verdict::throttled(None)
+        .with_health(backstop::Health::Neutral)
+        .with_retry(false);
+    let fails = || async { Err::<(), _>(backstop::Classified::new((), verdict)) };
+    assert!(clock.block_on(retry.call_classified(fails)).is_err());
+    assert!(budget.snapshot().ratio < 1.0);
+}
+
+#[test]
+fn the_wait_of_a_layer_inside_is_no_hint_of_a_server() {
+    let clock = ManualClock::new();
+    // Longer than `max_hint`.
+    let limited = Rejected::new("limiter", Reason::RateLimited).with_retry_after(s(100));
+    let retry = doubling(&clock).max_attempts(2).max_hint(s(60));
+    assert_eq!(
+        rejected_for(&clock, retry.build().unwrap(), limited),
+        s(100)
+    );
+}

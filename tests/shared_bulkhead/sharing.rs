@@ -185,3 +185,22 @@ fn the_limit_holds_again_once_a_store_that_lost_its_data_has_been_asked() {
     let held: u64 = fleet.iter().map(|it| it.snapshot().held).sum();
     assert_eq!(held, 4, "{fleet:?}");
 }
+
+#[test]
+fn a_cheap_call_does_not_overtake_a_waiter() {
+    let (clock, _store, fleet) = fleet(1, 4);
+    let bulkhead = &fleet[0];
+    let permit = clock.block_on(bulkhead.acquire_n(3)).unwrap();
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut first = Box::pin(bulkhead.acquire_n(2));
+    assert!(first.as_mut().poll(&mut cx).is_pending());
+    let mut second = Box::pin(bulkhead.acquire_n(1));
+    for _ in 0..100 {
+        clock.advance(Duration::from_millis(1));
+        assert!(first.as_mut().poll(&mut cx).is_pending());
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+    }
+    drop(permit);
+    assert!(clock.block_on(first).is_ok());
+    assert!(clock.block_on(second).is_ok());
+}

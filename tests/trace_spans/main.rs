@@ -285,3 +285,50 @@ fn without_a_subscriber_nothing_is_recorded() {
     fn is_an_observer(_: &impl Observer) {}
     is_an_observer(&log);
 }
+
+#[test]
+fn a_span_inside_a_retry_counts_its_own_attempts() {
+    let recorded = Recorded::during(|| {
+        let clock = ManualClock::new();
+        let stack = (retry(&clock), CallSpan::new("inner"));
+        let _ = clock.block_on(stack.call(|| async { Err::<(), _>("down") }));
+    });
+    let spans = recorded.spans();
+    assert_eq!(spans.len(), 3);
+    assert!(
+        spans.iter().all(|span| span.contains("attempts=1 ")),
+        "{spans:#?}"
+    );
+}
+
+#[test]
+fn each_summary_is_written_when_it_is_due() {
+    let recorded = Recorded::during(|| {
+        let clock = ManualClock::new();
+        let log = EventLog::new()
+            .clock(clock.clone())
+            .level(|event| match event {
+                Event::Rejected { .. } => level(event),
+                _ => None,
+            });
+        let limiter = |name| {
+            let limiter = RateLimiter::builder().quota(Quota::per_hour(1)).name(name);
+            let limiter = limiter.clock(clock.clone()).build().unwrap();
+            limiter.try_acquire().unwrap();
+            limiter
+        };
+        for name in ["first", "second"] {
+            // Two rejections: one is written at once, the other a second later.
+            reject(&log, &clock, &limiter(name), 4, 2);
+        }
+        let other = Pipeline::new(Fallback::value(7)).observer(log.clone());
+        // The first is due at 1 s, the second at 1.5 s.
+        for _ in 0..2 {
+            let _ = clock.block_on(other.call(|| async { Err::<i32, _>("down") }));
+            clock.advance(ms(500));
+        }
+        std::mem::forget(log);
+    });
+    let lines = recorded.lines();
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+}

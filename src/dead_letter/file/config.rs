@@ -41,6 +41,7 @@ impl FileSink {
                 },
                 segment_bytes: 8 << 20,
                 fill_bytes: 256 << 10,
+                reserve_bytes: 256 << 10,
                 sync: true,
             },
             max_waiting: 1 << 16,

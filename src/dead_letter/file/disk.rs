@@ -24,6 +24,13 @@ pub(super) trait Disk: Send + 'static {
     fn remove(&mut self, name: &str) -> io::Result<()>;
 }
 
+/// Returns whether an operation failed because there is no space.
+pub(super) fn is_full<T>(result: &io::Result<T>) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let kind = result.as_ref().err().map(io::Error::kind);
+    matches!(kind, Some(StorageFull | QuotaExceeded | FileTooLarge))
+}
+
 /// A folder of the operating system.
 #[derive(Debug)]
 pub(super) struct OsDisk {

@@ -6,6 +6,7 @@
 //! | `changes-00000001.jsonl` | the changes to the letters of that segment. The last line about a letter counts |
 //! | `damaged.log` | damaged lines of segments that were deleted |
 //! | `rewrite.tmp` | a rewrite that was not finished. Deleted when the log is opened |
+//! | `reserve.tmp` | space for changes on a full disk. Deleted when it is needed, and filled again when there is room |
 //!
 //! A segment without letters is deleted together with its changes. A segment of which more than half is deleted
 //! letters is rewritten to a new file and renamed. A crash at any point of either leaves a log that opens.
@@ -20,7 +21,7 @@ use super::super::state::retention::Limits;
 use super::super::state::scan::scan;
 use super::super::state::segments::{Segment, Segments};
 use super::super::state::timestamp::Timestamp;
-use super::disk::Disk;
+use super::disk::{Disk, is_full};
 use crate::event::LetterEvent;
 
 /// Position of the line of a letter.
@@ -38,6 +39,8 @@ pub(super) struct Settings {
     /// Files grow by this much at once. `fdatasync` is 2 to 4 times as fast when it overwrites allocated bytes, because
     /// the file system need not write its journal.
     pub(super) fill_bytes: u64,
+    /// Length in bytes of the file that is deleted when the disk is full, so that changes can be written.
+    pub(super) reserve_bytes: u64,
     /// Whether writes are synced, so that they survive a power loss and not only a process kill.
     pub(super) sync: bool,
 }
@@ -60,6 +63,8 @@ pub(super) struct Log<D> {
     pub(super) events: Vec<LetterEvent>,
     /// Set after a failed write: the content of the file is unknown, so the next letter begins a new segment.
     pub(super) torn: bool,
+    /// Length in bytes of the reserve.
+    pub(super) reserve: u64,
 }
 
 /// The lines of letters, as they are in the files.
@@ -80,6 +85,7 @@ pub(super) fn changes_name(segment: u64) -> String {
 
 pub(super) const DAMAGED: &str = "damaged.log";
 pub(super) const TEMPORARY: &str = "rewrite.tmp";
+pub(super) const RESERVE: &str = "reserve.tmp";
 
 impl<D: Disk> Log<D> {
     pub(super) fn totals(&self) -> Totals {
@@ -198,14 +204,12 @@ impl<D: Disk> Log<D> {
         let number = last.map_or(Some(1), |(number, _)| number.checked_add(1));
         let number = number.ok_or_else(|| io::Error::other("no number is left for a file"))?;
         let name = letters_name(number);
-        // Removes what a failed attempt to begin this segment left behind.
-        self.remove(&name)?;
         let header = record::header(self.next_id);
-        self.disk.append(&name, &header)?;
-        if self.settings.sync {
-            self.disk.sync(&name)?;
-            self.disk.sync_names()?;
+        let mut begun = self.begin_file(&name, &header);
+        if is_full(&begun) && self.empty_active() {
+            begun = self.begin_file(&name, &header);
         }
+        begun?;
         let length = header.len() as u64;
         self.segments.add(
             number,
@@ -217,6 +221,17 @@ impl<D: Disk> Log<D> {
         );
         self.torn = false;
         Ok(number)
+    }
+
+    fn begin_file(&mut self, name: &str, header: &[u8]) -> io::Result<()> {
+        // Removes what a failed attempt left behind.
+        self.remove(name)?;
+        self.disk.append(name, header)?;
+        if self.settings.sync {
+            self.disk.sync(name)?;
+            self.disk.sync_names()?;
+        }
+        Ok(())
     }
 
     /// Changes letters and syncs the changes, except for replays that begin: a loss of power then loses the count
@@ -247,12 +262,22 @@ impl<D: Disk> Log<D> {
             };
             let lines = lines.entry(entry.place.segment).or_default();
             lines.bytes.extend(record::change(*id, &state));
+            if change.removes() {
+                lines.removed.push(*id);
+            } else {
+                lines.keeps = true;
+            }
             lines.must_sync |= !matches!(change, Change::Begin | Change::NotExecuted);
             standings.insert(*id, (!change.removes()).then(|| after.clone()));
             answers.push(Some(after));
         }
         for (segment, lines) in lines {
-            self.append_changes(segment, &lines)?;
+            let written = self.append_changes(segment, &lines);
+            if is_full(&written) && !lines.keeps {
+                self.overwrite(segment, &lines.removed)?;
+            } else {
+                written?;
+            }
         }
         for (id, change) in changes {
             if let Changed::Gone(entry) = self.book.change(*id, change) {
@@ -264,11 +289,21 @@ impl<D: Disk> Log<D> {
 
     fn append_changes(&mut self, number: u64, lines: &Lines) -> io::Result<()> {
         let name = changes_name(number);
-        let segment = self.segments.get(number).unwrap_or_default();
-        let written = self.write_changes(&name, segment, lines);
+        let mut segment = self.segments.get(number).unwrap_or_default();
+        let mut written = self.write_changes(&name, segment, lines);
+        if is_full(&written) {
+            segment.ragged = self.cut_partial_line(&name).is_err();
+            if self.use_reserve() {
+                written = self.write_changes(&name, segment, lines);
+            }
+        }
+        let is_ragged = match is_full(&written) {
+            true => self.cut_partial_line(&name).is_err(),
+            false => written.is_err(),
+        };
         let is_safe = written.is_ok() && self.settings.sync && lines.must_sync;
         self.segments.update(number, |segment| {
-            segment.ragged = written.is_err();
+            segment.ragged = is_ragged;
             segment.named |= is_safe;
         });
         written
@@ -348,6 +383,7 @@ impl<D: Disk> Log<D> {
                 error: error.kind(),
             });
         }
+        self.fill_reserve();
     }
 
     fn delete_finished(&mut self) -> io::Result<()> {
@@ -446,4 +482,8 @@ impl<D: Disk> Log<D> {
 struct Lines {
     bytes: Vec<u8>,
     must_sync: bool,
+    /// The letters that they remove.
+    removed: Vec<LetterId>,
+    /// Whether they change other letters, too.
+    keeps: bool,
 }

@@ -19,6 +19,7 @@ use crate::sync::lock;
 
 mod config;
 mod disk;
+mod full_disk;
 mod log;
 mod mailbox;
 mod open;

@@ -10,7 +10,7 @@ use super::super::state::record::{self, Head, State, Unusable};
 use super::super::state::scan::{Scan, scan};
 use super::super::state::segments::{Segment, Segments};
 use super::disk::Disk;
-use super::log::{DAMAGED, Log, Place, Settings, TEMPORARY, changes_name, letters_name};
+use super::log::{DAMAGED, Log, Place, RESERVE, Settings, TEMPORARY, changes_name, letters_name};
 use crate::event::LetterEvent;
 
 /// Returns an I/O error with the action that failed.
@@ -36,12 +36,14 @@ impl<D: Disk> Log<D> {
             next_id: LetterId::new(1),
             events: Vec::new(),
             torn: false,
+            reserve: 0,
         };
         let files = log
             .disk
             .list()
             .map_err(|e| io_error("list the folder", e))?;
         let files: BTreeMap<_, _> = files.into_iter().collect();
+        log.reserve = files.get(RESERVE).copied().unwrap_or(0);
         let mut numbers: Vec<_> = files
             .keys()
             .filter_map(|name| number("letters-", name))

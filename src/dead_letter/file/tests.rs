@@ -19,6 +19,7 @@ use crate::sync::lock;
 
 mod crashes;
 mod damage;
+mod full_disk;
 
 /// A disk in memory. Clones share the files: the log owns one clone, the test reads the other.
 #[derive(Clone, Default)]
@@ -42,6 +43,8 @@ struct Sim {
     /// Number of later operations that fail too; `u64::MAX` simulates the end of the process.
     fails_for: u64,
     error: Option<io::ErrorKind>,
+    /// The most bytes of all files together.
+    capacity: Option<usize>,
 }
 
 #[derive(Clone)]
@@ -201,10 +204,18 @@ impl Disk for SimDisk {
 impl SimDisk {
     fn write(&self, name: &str, offset: usize, bytes: &[u8]) -> io::Result<()> {
         let mut sim = lock(&self.0);
-        let (part, result) = match sim.step() {
+        let (mut part, mut result) = match sim.step() {
             Ok(()) => (bytes.len(), Ok(())),
             Err((part, error)) => (part.min(bytes.len()), Err(error)),
         };
+        if let Some(capacity) = sim.capacity {
+            let used: usize = sim.files.values().map(|file| file.content.len()).sum();
+            let length = sim.files.get(name).map_or(0, |file| file.content.len());
+            let room = (capacity.saturating_sub(used) + length).saturating_sub(offset);
+            if room < part {
+                (part, result) = (room, Err(io::ErrorKind::StorageFull.into()));
+            }
+        }
         if result.is_err() && part == 0 {
             return result;
         }
@@ -265,6 +276,7 @@ fn settings() -> Settings {
         segment_bytes: 1200,
         // More than one letter, less than two.
         fill_bytes: 500,
+        reserve_bytes: 0,
         sync: true,
     }
 }

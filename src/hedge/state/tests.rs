@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::decision::{CopyEffect, LaunchFacts, effect_of};
+use super::decision::{CopyEffect, LaunchFacts, effect_of, verdict_of_both};
 use super::delay::LatencyDelay;
 use super::histogram::Histogram;
 use crate::error::{Error, Reason, Rejected, TimedOut};
 use crate::event::NotSent;
 use crate::instant::Instant;
-use crate::verdict::Verdict;
+use crate::verdict::{ErrorClass, Verdict};
 
 const WINDOW: u64 = 1_000_000_000;
 
@@ -281,4 +281,41 @@ fn each_reason_keeps_a_copy_back() {
         .may_launch(at(5)),
         Ok(())
     );
+}
+
+#[test]
+fn a_throttled_copy_slows_down_the_retry_of_its_call() {
+    let (throttled, transient) = (Verdict::throttled(None), Verdict::transient());
+    for (earlier, later) in [(throttled, transient), (transient, throttled)] {
+        let both = verdict_of_both(earlier, Duration::ZERO, later);
+        assert_eq!(both.class(), ErrorClass::Throttled);
+        assert!(both.is_retryable());
+    }
+}
+
+#[test]
+fn a_hint_that_has_just_passed_is_none() {
+    let second = Duration::from_secs(1);
+    let verdict = |waited| {
+        let earlier = Verdict::transient().after(second);
+        verdict_of_both(earlier, waited, Verdict::transient()).hint()
+    };
+    assert_eq!(verdict(second / 4), Some(second * 3 / 4));
+    assert_eq!(verdict(second), None);
+    assert_eq!(verdict(second * 2), None);
+}
+
+#[test]
+fn a_delay_follows_its_quantile_at_once_and_is_unknown_before_enough_latencies() {
+    let delay = LatencyDelay::new(0.5, 20, Duration::from_secs(30));
+    let now = Instant::from_nanos(1);
+    for latency in 1..=19 {
+        delay.record(now, latency * 1_000_000, false);
+    }
+    assert_eq!((delay.peek(now), delay.get(now)), (None, None));
+    delay.record(now, 20_000_000, false);
+    let median = delay.get(now).unwrap();
+    assert_eq!(delay.peek(now), Some(median));
+    delay.set_quantile(0.95);
+    assert!(delay.get(now).unwrap() > median * 3 / 2);
 }
