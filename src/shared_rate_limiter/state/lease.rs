@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+mod outage;
+
 use super::demand::Demand;
 use super::level::Level;
 use super::link::Contact;
@@ -85,11 +87,13 @@ impl Lease {
         &self.rules
     }
 
-    /// Replaces the rules. Granted tokens and the store's last level stay.
-    pub(crate) fn set_rules(&mut self, rules: Rules) {
+    /// Replaces the rules. Granted tokens, those spent without the store, and the store's last level stay.
+    pub(crate) fn set_rules(&mut self, now: Instant, rules: Rules) {
         self.rules = rules;
         self.pause = Pause::default();
-        self.local = Local::Off;
+        if let Local::On { number, .. } = self.local {
+            self.limit_locally(now, number);
+        }
     }
 
     /// Records the demand of a call.
@@ -160,14 +164,7 @@ impl Lease {
     pub(crate) fn sync(&mut self, now: Instant, contact: Contact) {
         match (contact, self.local) {
             (Contact::Lost { number, .. }, Local::On { number: known, .. }) if number == known => {}
-            (Contact::Lost { number, .. }, before) => {
-                if let Local::On { limit, .. } = before {
-                    self.keep(limit);
-                }
-                let kept = self.insurance;
-                let limit = LocalLimit::new(&self.rules, now, kept, self.share(), self.level);
-                self.local = Local::On { number, limit };
-            }
+            (Contact::Lost { number, .. }, _) => self.limit_locally(now, number),
             (Contact::Up { pace_until }, Local::On { limit, .. }) if now >= pace_until => {
                 self.local = Local::Off;
                 self.keep(limit);
@@ -183,20 +180,6 @@ impl Lease {
         if matches!(contact, Contact::Up { .. }) && !needs_all {
             let life = self.life();
             self.lots.expire_into(&mut self.give_back, now, life);
-        }
-    }
-
-    const fn keep(&mut self, limit: LocalLimit) {
-        if let (Outage::Local(_), LocalLimit::Bucket(bucket)) = (self.rules.outage, limit) {
-            self.insurance = Some(bucket);
-        }
-    }
-
-    /// Drops the debt that has refilled since the last call, if no call has come to debit it.
-    fn forgive(&mut self, now: Instant, bucket: &LocalBucket) {
-        let idle = now.as_nanos().saturating_sub(self.spent_at.as_nanos());
-        if idle > self.rules.life {
-            self.spent = self.spent.saturating_sub(bucket.earned(idle) as u64);
         }
     }
 
@@ -418,7 +401,10 @@ impl Lease {
             self.trip_time += (trip - self.trip_time) / 8.0;
         }
         let taken = request.check(*taken, self.rules.token);
-        self.lots.add(taken.granted, request.sent, taken.now);
+        // Without the store, calls did not wait for these tokens: they pay for what was spent instead.
+        let paid = taken.granted.min(self.spent);
+        self.spent -= paid;
+        self.lots.add(taken.granted - paid, request.sent, taken.now);
         self.store_time = taken.now;
         self.share
             .record(now, taken.granted + request.spent, taken.total);
