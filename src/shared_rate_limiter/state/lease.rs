@@ -295,7 +295,7 @@ impl Lease {
         let lease = self.size(now, rate);
         if waiting.all > 0 {
             if self.is_dry(now, waiting.first.saturating_sub(held)) {
-                return self.return_unused(now);
+                return self.settle(now);
             }
             let all = waiting.all.min(self.rules.burst);
             let ask = all.max(lease).saturating_sub(held);
@@ -314,7 +314,7 @@ impl Lease {
         if (is_low || lacks_reserve) && ask > 0 && !self.is_dry(now, 1) {
             return Some(self.send(now, ask, 1, false));
         }
-        self.return_unused(now)
+        self.settle(now)
     }
 
     /// Returns the request that probes a lost store.
@@ -330,8 +330,10 @@ impl Lease {
         Some(probe)
     }
 
-    fn return_unused(&mut self, now: Instant) -> Option<Request> {
-        self.give_back.map(|_| self.send(now, 0, 0, false))
+    /// Returns the request that returns unused tokens, or debits those that were spent without the store.
+    fn settle(&mut self, now: Instant) -> Option<Request> {
+        let is_due = self.give_back.is_some() || self.spent > 0;
+        is_due.then(|| self.send(now, 0, 0, false))
     }
 
     const fn send(&mut self, now: Instant, ask: u64, at_least: u64, just_enough: bool) -> Request {
@@ -471,7 +473,8 @@ impl Lease {
 
     /// Returns when the lease becomes indistinguishable from a new one, if no call comes until then.
     pub(crate) fn idle_at(&self) -> Option<Instant> {
-        if self.in_flight.is_some() || matches!(self.local, Local::On { .. }) {
+        let is_local = matches!(self.local, Local::On { .. });
+        if self.in_flight.is_some() || is_local || self.spent > 0 {
             return None;
         }
         let idle = self.life() + LONGEST_PAUSE as u64;
