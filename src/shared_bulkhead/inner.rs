@@ -334,14 +334,17 @@ impl Inner {
     }
 }
 
-/// Gives all permits back, so that other processes can use them before they expire.
+/// Gives all permits back, so that other processes can use them, and the part of this one, before they expire.
 impl Drop for Inner {
     fn drop(&mut self) {
         let give_back = |now| {
             let limit = {
                 let state = lock(&self.state);
                 let number = state.requests + 1;
-                (state.block.held(now) > 0).then(|| (number, state.block.limit()))
+                state
+                    .block
+                    .is_known(now)
+                    .then(|| (number, state.block.limit()))
             };
             if let Some((number, limit)) = limit {
                 self.store

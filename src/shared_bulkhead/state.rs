@@ -30,6 +30,8 @@ pub(crate) struct Block {
     turn_ends: Instant,
     /// The permits that it keeps after its turn: an equal part, rounded down.
     least: u64,
+    /// Whether the store may know of this process.
+    is_known: bool,
 }
 
 /// A request to the store.
@@ -68,6 +70,7 @@ impl Block {
             keeps: limit,
             turn_ends: Instant::FAR_FUTURE,
             least: 0,
+            is_known: false,
         }
     }
 
@@ -86,6 +89,12 @@ impl Block {
         } else {
             0
         }
+    }
+
+    /// Returns whether the store may count permits of this process, or its part of the limit: also those of a request
+    /// whose answer is missing.
+    pub(crate) const fn is_known(&self, now: Instant) -> bool {
+        self.is_known && now.as_nanos() < self.sent_at.after(self.ttl).as_nanos()
     }
 
     /// Returns the permits that may be in flight.
@@ -167,6 +176,7 @@ impl Block {
             gives_way,
         };
         self.sent_at = now;
+        self.is_known |= permits > 0;
         self.request = Some(request);
         request
     }
@@ -179,6 +189,8 @@ impl Block {
     /// Records the answer to a request. `unit` is a random number in `[0, 1)`.
     pub(crate) fn answered(&mut self, now: Instant, request: &Request, held: Held, unit: f64) {
         self.request = None;
+        self.is_known = request.permits > 0 || held.permits > 0;
+        let held_before = self.held(now);
         // A user's store may grant more than was requested.
         self.held = held.permits.min(request.permits.max(request.in_use));
         self.until = request.sent.after(self.ttl);
@@ -194,6 +206,8 @@ impl Block {
         let leave_none = self.limit <= self.fair.saturating_mul(others);
         let takes_turns = held.free == 0 && leave_none && self.held > self.least;
         self.turn_ends = match takes_turns {
+            // The answer about the end of the last turn may have got lost.
+            true if held_before <= self.least => now.after(TURN),
             true => self.turn_ends.min(now.after(TURN)),
             false => Instant::FAR_FUTURE,
         };
@@ -300,6 +314,22 @@ mod tests {
         assert!(!block.admit(at(3026), 1), "after the answer is lost");
         block.release(1);
         assert!(block.admit(at(3027), 1));
+    }
+
+    #[test]
+    fn a_turn_is_as_long_after_one_whose_end_got_no_answer() {
+        let mut block = Block::new(1, TTL);
+        block.plan(at(0), 1, 1);
+        answer(&mut block, at(0), 1, 0, 2);
+        assert!(block.admit(at(0), 1));
+        block.release(1);
+        assert_eq!(block.plan(at(200), 1, 1).unwrap().permits, 0, "its end");
+        block.failed(at(225), 0.5);
+        assert_eq!(block.plan(at(400), 1, 1).unwrap().permits, 1);
+        answer(&mut block, at(400), 1, 0, 2);
+        assert!(block.admit(at(599), 1));
+        block.release(1);
+        assert!(!block.admit(at(600), 1), "the next turn is over");
     }
 
     #[test]

@@ -151,8 +151,9 @@ impl SharedRateLimiter {
         Rules::check(Rules::NAME, "quota", &quota)?;
         let entry = &self.entry;
         let rules = entry.hub.rules(quota);
-        entry.with(entry.hub.base.now(), |state, _, wakers| {
-            state.lease.set_rules(rules);
+        let now = entry.hub.base.now();
+        entry.with(now, |state, _, wakers| {
+            state.lease.set_rules(now, rules);
             state.queue.reject_above(rules.burst, wakers);
             state.is_changed = true;
         });

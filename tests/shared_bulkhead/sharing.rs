@@ -5,6 +5,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use backstop::shared_bulkhead::Permit;
+use backstop::store::Fault;
 
 use super::fleet;
 
@@ -203,4 +204,31 @@ fn a_cheap_call_does_not_overtake_a_waiter() {
     drop(permit);
     assert!(clock.block_on(first).is_ok());
     assert!(clock.block_on(second).is_ok());
+}
+
+#[test]
+fn a_process_that_ends_without_permits_leaves_nothing_in_the_store_either() {
+    // It waited, and counted as one that needs its part of the limit.
+    let (clock, store, mut processes) = fleet(2, 1);
+    let permit = clock.block_on(processes[0].try_acquire()).unwrap();
+    assert!(clock.block_on(processes[1].try_acquire()).is_err());
+    drop(permit);
+    drop(processes.remove(0));
+    assert!(!store.is_empty());
+    drop(processes);
+    assert!(store.is_empty());
+
+    // It was granted a permit, and the answer got lost.
+    let (clock, store, processes) = fleet(1, 1);
+    store.set_fault(Some(Fault::LoseReplies));
+    assert!(clock.block_on(processes[0].try_acquire()).is_err());
+    store.set_fault(None);
+    assert!(!store.is_empty());
+    drop(processes);
+    assert!(store.is_empty());
+
+    // It never needed the store.
+    let (_clock, store, processes) = fleet(1, 1);
+    drop(processes);
+    assert_eq!(store.requests(), 0);
 }

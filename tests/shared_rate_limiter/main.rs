@@ -1,6 +1,7 @@
 //! One rate limit for several processes, each of which is simulated by a limiter of its own on one store.
 
 mod costs;
+mod flapping;
 mod fleet;
 mod leases;
 mod model;

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+mod outage;
+
 use super::demand::Demand;
 use super::level::Level;
 use super::link::Contact;
@@ -85,11 +87,13 @@ impl Lease {
         &self.rules
     }
 
-    /// Replaces the rules. Granted tokens and the store's last level stay.
-    pub(crate) fn set_rules(&mut self, rules: Rules) {
+    /// Replaces the rules. Granted tokens, those spent without the store, and the store's last level stay.
+    pub(crate) fn set_rules(&mut self, now: Instant, rules: Rules) {
         self.rules = rules;
         self.pause = Pause::default();
-        self.local = Local::Off;
+        if let Local::On { number, .. } = self.local {
+            self.limit_locally(now, number);
+        }
     }
 
     /// Records the demand of a call.
@@ -160,14 +164,7 @@ impl Lease {
     pub(crate) fn sync(&mut self, now: Instant, contact: Contact) {
         match (contact, self.local) {
             (Contact::Lost { number, .. }, Local::On { number: known, .. }) if number == known => {}
-            (Contact::Lost { number, .. }, before) => {
-                if let Local::On { limit, .. } = before {
-                    self.keep(limit);
-                }
-                let kept = self.insurance;
-                let limit = LocalLimit::new(&self.rules, now, kept, self.share(), self.level);
-                self.local = Local::On { number, limit };
-            }
+            (Contact::Lost { number, .. }, _) => self.limit_locally(now, number),
             (Contact::Up { pace_until }, Local::On { limit, .. }) if now >= pace_until => {
                 self.local = Local::Off;
                 self.keep(limit);
@@ -183,20 +180,6 @@ impl Lease {
         if matches!(contact, Contact::Up { .. }) && !needs_all {
             let life = self.life();
             self.lots.expire_into(&mut self.give_back, now, life);
-        }
-    }
-
-    const fn keep(&mut self, limit: LocalLimit) {
-        if let (Outage::Local(_), LocalLimit::Bucket(bucket)) = (self.rules.outage, limit) {
-            self.insurance = Some(bucket);
-        }
-    }
-
-    /// Drops the debt that has refilled since the last call, if no call has come to debit it.
-    fn forgive(&mut self, now: Instant, bucket: &LocalBucket) {
-        let idle = now.as_nanos().saturating_sub(self.spent_at.as_nanos());
-        if idle > self.rules.life {
-            self.spent = self.spent.saturating_sub(bucket.earned(idle) as u64);
         }
     }
 
@@ -312,7 +295,7 @@ impl Lease {
         let lease = self.size(now, rate);
         if waiting.all > 0 {
             if self.is_dry(now, waiting.first.saturating_sub(held)) {
-                return self.return_unused(now);
+                return self.settle(now);
             }
             let all = waiting.all.min(self.rules.burst);
             let ask = all.max(lease).saturating_sub(held);
@@ -331,7 +314,7 @@ impl Lease {
         if (is_low || lacks_reserve) && ask > 0 && !self.is_dry(now, 1) {
             return Some(self.send(now, ask, 1, false));
         }
-        self.return_unused(now)
+        self.settle(now)
     }
 
     /// Returns the request that probes a lost store.
@@ -347,8 +330,10 @@ impl Lease {
         Some(probe)
     }
 
-    fn return_unused(&mut self, now: Instant) -> Option<Request> {
-        self.give_back.map(|_| self.send(now, 0, 0, false))
+    /// Returns the request that returns unused tokens, or debits those that were spent without the store.
+    fn settle(&mut self, now: Instant) -> Option<Request> {
+        let is_due = self.give_back.is_some() || self.spent > 0;
+        is_due.then(|| self.send(now, 0, 0, false))
     }
 
     const fn send(&mut self, now: Instant, ask: u64, at_least: u64, just_enough: bool) -> Request {
@@ -418,7 +403,10 @@ impl Lease {
             self.trip_time += (trip - self.trip_time) / 8.0;
         }
         let taken = request.check(*taken, self.rules.token);
-        self.lots.add(taken.granted, request.sent, taken.now);
+        // Without the store, calls did not wait for these tokens: they pay for what was spent instead.
+        let paid = taken.granted.min(self.spent);
+        self.spent -= paid;
+        self.lots.add(taken.granted - paid, request.sent, taken.now);
         self.store_time = taken.now;
         self.share
             .record(now, taken.granted + request.spent, taken.total);
@@ -485,7 +473,8 @@ impl Lease {
 
     /// Returns when the lease becomes indistinguishable from a new one, if no call comes until then.
     pub(crate) fn idle_at(&self) -> Option<Instant> {
-        if self.in_flight.is_some() || matches!(self.local, Local::On { .. }) {
+        let is_local = matches!(self.local, Local::On { .. });
+        if self.in_flight.is_some() || is_local || self.spent > 0 {
             return None;
         }
         let idle = self.life() + LONGEST_PAUSE as u64;

@@ -17,6 +17,16 @@ pub(crate) enum Local {
     },
 }
 
+impl Local {
+    /// Returns the local limit, if it is on.
+    pub(crate) const fn limit(&self) -> Option<LocalLimit> {
+        match *self {
+            Self::On { limit, .. } => Some(limit),
+            Self::Off => None,
+        }
+    }
+}
+
 /// The rule that admits calls during an outage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LocalLimit {
@@ -54,6 +64,17 @@ impl LocalLimit {
                 let rate = share / rules.token;
                 Self::Bucket(LocalBucket::new(rate, share * burst, share * tokens, at))
             }
+        }
+    }
+
+    /// Counts what was spent since the level was known: by calls under the limit `before`, or, without one, `spent` tokens
+    /// that the store has not debited. Otherwise each outage of a store that answers now and then would begin with as many
+    /// tokens as the first one.
+    pub(crate) fn count_spent(&mut self, now: Instant, before: Option<Self>, spent: u64) {
+        match (self, before) {
+            (Self::Bucket(bucket), Some(Self::Bucket(before))) => bucket.lower_to(now, before),
+            (Self::Bucket(bucket), _) => bucket.debit(now, spent),
+            _ => {}
         }
     }
 
@@ -145,6 +166,13 @@ impl LocalBucket {
         // Refills first: otherwise tokens spent since the last refill would be earned twice.
         self.refill(now);
         self.tokens = (self.tokens - tokens as f64).max(0.0);
+    }
+
+    /// Lowers the tokens to those of another bucket.
+    const fn lower_to(&mut self, now: Instant, mut other: Self) {
+        self.refill(now);
+        other.refill(now);
+        self.tokens = self.tokens.min(other.tokens);
     }
 
     /// Puts tokens back.

@@ -233,6 +233,25 @@ fn without_the_store_the_lease_is_spent_and_then_the_share() {
 }
 
 #[test]
+fn what_was_spent_is_debited_even_if_no_call_comes_after_the_outage() {
+    let (mut lease, _, now) = lost_with_four_tokens();
+    let mut admitted = 0;
+    while lease.admit(now, 1) {
+        admitted += 1;
+    }
+    let back = Contact::Up {
+        pace_until: at(20_000),
+    };
+    lease.sync(at(20_000), back);
+    assert!(!lease.is_local());
+    let request = lease.plan(at(20_000), back, Waiting::default());
+    let debit = request.map(|request| (request.ask, request.spent));
+    assert_eq!(debit, Some((0, admitted - 4)));
+    lease.failed();
+    assert_eq!(lease.idle_at(), None, "an evicted key forgets it");
+}
+
+#[test]
 fn what_was_spent_is_debited_again_if_the_answer_is_lost() {
     let mut lease = lease(1000, 100, SyncMode::Leased);
     trip(&mut lease, at(0), 1, |ask| ask);

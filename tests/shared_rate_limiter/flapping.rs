@@ -1,0 +1,101 @@
+//! What was spent without the store counts, however often the store is lost and found again, and the quota replaced.
+
+use std::time::Duration;
+
+use backstop::shared_rate_limiter::Outage;
+use backstop::store::{Fault, MemoryStore};
+use backstop::{ManualClock, Quota, SharedRateLimiter};
+use futures::FutureExt;
+
+fn limiter(quota: Quota, outage: Outage) -> (ManualClock, MemoryStore, SharedRateLimiter) {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    let limiter = SharedRateLimiter::builder()
+        .store(store.clone())
+        .key("key")
+        .quota(quota)
+        .on_outage(outage)
+        .clock(clock.clone())
+        .seed(1)
+        .build()
+        .unwrap();
+    (clock, store, limiter)
+}
+
+fn is_admitted(limiter: &SharedRateLimiter) -> bool {
+    let decided = limiter.try_acquire().now_or_never();
+    decided.is_some_and(|decided| decided.is_ok())
+}
+
+#[test]
+fn a_store_that_is_lost_again_and_again_admits_one_burst_and_not_one_in_each_outage() {
+    for fault in [Fault::Fail, Fault::Stall, Fault::LoseReplies] {
+        for (up, down) in [
+            (20, 60),
+            (60, 60),
+            (200, 200),
+            (400, 50),
+            (1000, 100),
+            (2000, 300),
+        ] {
+            let quota = Quota::per_second(100).burst(100);
+            let (clock, store, limiter) = limiter(quota, Outage::OwnShare);
+            let (mut used, mut burst) = (0.0_f64, 0.0_f64);
+            for now in 0..20_000 {
+                match now % (up + down) {
+                    0 => store.set_fault(None),
+                    at if at == up => store.set_fault(Some(fault)),
+                    _ => {}
+                }
+                used = (used - 0.1).max(0.0);
+                let admitted = (0..2).filter(|_| is_admitted(&limiter)).count();
+                used += admitted as f64;
+                burst = burst.max(used);
+                clock.advance(Duration::from_millis(1));
+            }
+            assert!(
+                burst <= 110.0,
+                "{fault:?} for {down} of {} ms: a burst of {burst:.0}",
+                up + down
+            );
+        }
+    }
+}
+
+#[test]
+fn a_quota_that_is_set_without_the_store_gives_no_further_burst() {
+    let local = Outage::Local(Quota::per_hour(1).burst(5));
+    for outage in [Outage::OwnShare, local] {
+        let quota = Quota::per_hour(100).burst(100);
+        let (_clock, store, limiter) = limiter(quota, outage);
+        assert!(is_admitted(&limiter));
+        store.set_fault(Some(Fault::Fail));
+        while is_admitted(&limiter) {}
+        for next in [quota, Quota::per_hour(200).burst(200), quota] {
+            limiter.set_quota(next).unwrap();
+            let admitted = (0..300).filter(|_| is_admitted(&limiter)).count();
+            assert_eq!(admitted, 0, "{outage:?}: after {next:?}");
+        }
+    }
+}
+
+#[test]
+fn a_quota_that_is_lowered_without_the_store_applies_at_once() {
+    let (clock, store, limiter) = limiter(Quota::per_second(1000), Outage::OwnShare);
+    for _ in 0..1000 {
+        is_admitted(&limiter);
+        clock.advance(Duration::from_millis(2));
+    }
+    store.set_fault(Some(Fault::Fail));
+    is_admitted(&limiter);
+    limiter.set_quota(Quota::per_second(10).burst(10)).unwrap();
+    clock.advance(Duration::from_millis(250));
+    let admitted = (0..300).filter(|_| is_admitted(&limiter)).count();
+    assert!(
+        (5..=10 + 250).contains(&admitted),
+        "the lease, and at most the new burst: {admitted}"
+    );
+    clock.advance(Duration::from_secs(1));
+    let admitted = (0..300).filter(|_| is_admitted(&limiter)).count();
+    assert!((5..=10).contains(&admitted), "{admitted}");
+}
