@@ -7,8 +7,8 @@ mod user_code;
 #[path = "watchdog/mod.rs"]
 mod watchdog;
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -41,12 +41,40 @@ fn fleet(processes: usize, limit: u64) -> (ManualClock, MemoryStore, Vec<SharedB
     (clock, store, fleet)
 }
 
+/// Runs calls to their end.
+trait Finish {
+    /// Runs a future to its end. Panics if that takes a minute of the clock or very many polls, so that a call that is
+    /// never admitted fails its test.
+    fn finish<F: Future>(&self, future: F) -> F::Output;
+}
+
+impl Finish for ManualClock {
+    fn finish<F: Future>(&self, future: F) -> F::Output {
+        let (mut future, begin, mut polls) = (pin!(future), self.now(), 0);
+        // Wakes the call even if nothing else does.
+        let mut limit = pin!(self.sleep(Duration::from_secs(60)));
+        self.block_on(poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(output);
+            }
+            polls += 1;
+            let is_over = limit.as_mut().poll(cx).is_ready();
+            let waited = self.now().saturating_duration_since(begin);
+            assert!(
+                !is_over && polls < 100_000,
+                "still waits after {waited:?} and {polls} polls"
+            );
+            Poll::Pending
+        }))
+    }
+}
+
 #[test]
 fn the_processes_together_hold_the_limit_and_no_more() {
     let (clock, store, fleet) = fleet(3, 10);
     let mut permits = Vec::new();
     for call in 0..30 {
-        permits.extend(clock.block_on(fleet[call % 3].try_acquire()).ok());
+        permits.extend(clock.finish(fleet[call % 3].try_acquire()).ok());
     }
     assert_eq!(permits.len(), 10);
     assert!(store.requests() < 30, "{} trips", store.requests());
@@ -54,15 +82,15 @@ fn the_processes_together_hold_the_limit_and_no_more() {
     permits.clear();
     clock.advance(Duration::from_secs(1));
     for bulkhead in &fleet {
-        drop(clock.block_on(bulkhead.try_acquire()));
+        drop(clock.finish(bulkhead.try_acquire()));
     }
     clock.advance(Duration::from_secs(1));
     for bulkhead in &fleet {
-        drop(clock.block_on(bulkhead.try_acquire()));
+        drop(clock.finish(bulkhead.try_acquire()));
     }
     for _ in 0..20 {
         clock.advance(Duration::from_millis(100));
-        permits.extend(clock.block_on(fleet[0].try_acquire()).ok());
+        permits.extend(clock.finish(fleet[0].try_acquire()).ok());
     }
     assert!(permits.len() >= 7, "{} of 10", permits.len());
 }
@@ -71,7 +99,7 @@ fn the_processes_together_hold_the_limit_and_no_more() {
 fn a_call_inside_a_block_takes_no_trip() {
     let (clock, store, fleet) = fleet(1, 100);
     let first: Vec<_> = (0..20)
-        .map(|_| clock.block_on(fleet[0].try_acquire()).unwrap())
+        .map(|_| clock.finish(fleet[0].try_acquire()).unwrap())
         .collect();
     drop(first);
     let trips = store.requests();
@@ -88,15 +116,15 @@ fn permits_of_a_killed_process_come_back_after_the_time_to_live() {
     let (clock, store, mut fleet) = fleet(2, 4);
     let dead = fleet.remove(0);
     let held: Vec<_> = (0..4)
-        .map(|_| clock.block_on(dead.try_acquire()).unwrap())
+        .map(|_| clock.finish(dead.try_acquire()).unwrap())
         .collect();
     // Neither its permits nor its handle are dropped: it is gone.
     std::mem::forget((held, dead));
-    assert!(clock.block_on(fleet[0].try_acquire()).is_err());
+    assert!(clock.finish(fleet[0].try_acquire()).is_err());
     clock.advance(TTL - Duration::from_millis(100));
-    assert!(clock.block_on(fleet[0].try_acquire()).is_err());
+    assert!(clock.finish(fleet[0].try_acquire()).is_err());
     clock.advance(Duration::from_millis(200));
-    assert!(clock.block_on(fleet[0].try_acquire()).is_ok());
+    assert!(clock.finish(fleet[0].try_acquire()).is_ok());
     drop(store);
 }
 
@@ -104,14 +132,14 @@ fn permits_of_a_killed_process_come_back_after_the_time_to_live() {
 fn a_process_that_ends_gives_its_permits_back_at_once() {
     let (clock, _, mut fleet) = fleet(2, 1);
     let ending = fleet.remove(0);
-    drop(clock.block_on(ending.try_acquire()).unwrap());
+    drop(clock.finish(ending.try_acquire()).unwrap());
     assert!(
-        clock.block_on(fleet[0].try_acquire()).is_err(),
+        clock.finish(fleet[0].try_acquire()).is_err(),
         "the other one keeps it for a while"
     );
     drop(ending);
     clock.advance(Duration::from_millis(100));
-    assert!(clock.block_on(fleet[0].try_acquire()).is_ok());
+    assert!(clock.finish(fleet[0].try_acquire()).is_ok());
 }
 
 #[test]
@@ -127,7 +155,7 @@ fn waiters_are_served_in_their_order_when_permits_are_released() {
             drop(permit);
         }
     };
-    clock.block_on(futures::future::join_all((0..5).map(call)));
+    clock.finish(futures::future::join_all((0..5).map(call)));
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
     assert_eq!(
         clock.now().as_nanos(),
@@ -141,7 +169,7 @@ fn waiters_are_served_in_their_order_when_permits_are_released() {
 fn a_waiter_gets_a_permit_that_another_process_released() {
     let (clock, _, fleet) = fleet(2, 2);
     let held: Vec<_> = (0..2)
-        .map(|_| clock.block_on(fleet[0].try_acquire()).unwrap())
+        .map(|_| clock.finish(fleet[0].try_acquire()).unwrap())
         .collect();
     let (first, other, time) = (fleet[0].clone(), fleet[1].clone(), clock.clone());
     let keeper = async {
@@ -160,7 +188,7 @@ fn a_waiter_gets_a_permit_that_another_process_released() {
         let _permit = other.acquire().await.unwrap();
         time.now()
     };
-    let (_, got) = clock.block_on(futures::future::join(keeper, waiter));
+    let (_, got) = clock.finish(futures::future::join(keeper, waiter));
     assert!(got.as_nanos() < 3_500_000_000, "after {got:?}");
 }
 
@@ -168,19 +196,19 @@ fn a_waiter_gets_a_permit_that_another_process_released() {
 fn without_the_store_calls_are_admitted_until_the_permits_expire() {
     let (clock, store, fleet) = fleet(1, 10);
     let bulkhead = &fleet[0];
-    drop(clock.block_on(bulkhead.try_acquire()).unwrap());
+    drop(clock.finish(bulkhead.try_acquire()).unwrap());
     store.set_fault(Some(Fault::Fail));
     for _ in 0..28 {
         clock.advance(Duration::from_millis(100));
-        assert!(clock.block_on(bulkhead.try_acquire()).is_ok());
+        assert!(clock.finish(bulkhead.try_acquire()).is_ok());
     }
     clock.advance(Duration::from_millis(300));
-    let rejected = clock.block_on(bulkhead.try_acquire()).unwrap_err();
+    let rejected = clock.finish(bulkhead.try_acquire()).unwrap_err();
     assert_eq!(rejected.reason(), Reason::BulkheadFull);
     assert!(!bulkhead.snapshot().store_up);
     store.set_fault(None);
     clock.advance(Duration::from_secs(1));
-    assert!(clock.block_on(bulkhead.try_acquire()).is_ok());
+    assert!(clock.finish(bulkhead.try_acquire()).is_ok());
     assert!(bulkhead.snapshot().store_up);
 }
 
@@ -215,19 +243,19 @@ fn a_request_that_a_broken_connection_delivers_late_changes_nothing() {
     let one = builder.max_concurrent(10).ttl(TTL).clock(clock.clone());
     let one = one.build().unwrap();
     let other = fleet.remove(0);
-    let mut permits = vec![clock.block_on(one.try_acquire()).unwrap()];
+    let mut permits = vec![clock.finish(one.try_acquire()).unwrap()];
     // A request for few permits is lost on its way, and its time is over.
     clock.advance(TTL / 2);
     late.keeps.store(true, Ordering::Relaxed);
-    permits.extend(clock.block_on(one.try_acquire()).ok());
+    permits.extend(clock.finish(one.try_acquire()).ok());
     clock.advance(Duration::from_millis(300));
-    while let Ok(permit) = clock.block_on(one.try_acquire()) {
+    while let Ok(permit) = clock.finish(one.try_acquire()) {
         permits.push(permit);
     }
     assert_eq!(permits.len(), 10);
     let (hold, reply) = late.kept.lock().unwrap().take().expect("it was kept");
     store.hold(hold, reply);
-    while let Ok(permit) = clock.block_on(other.try_acquire()) {
+    while let Ok(permit) = clock.finish(other.try_acquire()) {
         permits.push(permit);
     }
     assert_eq!(permits.len(), 10);
@@ -248,7 +276,7 @@ fn a_store_that_grants_more_than_it_was_asked_for_is_not_trusted() {
     let bulkhead = builder.max_concurrent(4).clock(clock.clone());
     let bulkhead = bulkhead.build().unwrap();
     let permits: Vec<_> = (0..9)
-        .filter_map(|_| clock.block_on(bulkhead.try_acquire()).ok())
+        .filter_map(|_| clock.finish(bulkhead.try_acquire()).ok())
         .collect();
     assert_eq!(permits.len(), 4);
 }
@@ -265,7 +293,7 @@ fn a_dropped_call_loses_no_permit() {
         clock.advance(Duration::from_millis(dropped_after));
         drop(call);
         clock.advance(Duration::from_millis(20));
-        assert!(clock.block_on(fleet[0].try_acquire()).is_ok());
+        assert!(clock.finish(fleet[0].try_acquire()).is_ok());
         assert_eq!(fleet[0].snapshot().in_flight, 0);
         assert_eq!(clock.sleepers(), 0);
     }
@@ -282,7 +310,7 @@ fn a_waiter_looks_again_when_an_answer_comes_and_not_when_its_time_is_over() {
         builder.clock(clock.clone()).build().unwrap()
     };
     let (one, other) = (build(), build());
-    drop(clock.block_on(one.acquire()).unwrap());
+    drop(clock.finish(one.acquire()).unwrap());
     let begun = clock.now();
     let ending = async {
         clock.sleep(Duration::from_millis(5)).await;
@@ -301,14 +329,14 @@ fn a_waiter_looks_again_when_an_answer_comes_and_not_when_its_time_is_over() {
 fn a_call_without_a_cost_needs_no_permit() {
     let (clock, _, fleet) = fleet(1, 1);
     let bulkhead = &fleet[0];
-    let _permit = clock.block_on(bulkhead.try_acquire()).unwrap();
+    let _permit = clock.finish(bulkhead.try_acquire()).unwrap();
     let mut waiting = Box::pin(bulkhead.acquire());
     let mut cx = Context::from_waker(Waker::noop());
     assert!(waiting.as_mut().poll(&mut cx).is_pending());
-    assert_eq!(clock.block_on(bulkhead.try_acquire_n(0)).unwrap().cost(), 0);
+    assert_eq!(clock.finish(bulkhead.try_acquire_n(0)).unwrap().cost(), 0);
     // The permits have expired.
     clock.advance(2 * TTL);
-    assert!(clock.block_on(bulkhead.acquire_n(0)).is_ok());
+    assert!(clock.finish(bulkhead.acquire_n(0)).is_ok());
     assert_eq!(bulkhead.snapshot().in_flight, 1);
 }
 
@@ -411,14 +439,14 @@ proptest! {
 #[cfg(feature = "tokio")]
 #[tokio::test]
 async fn a_loop_of_ready_acquires_lets_other_tasks_run() {
-    let (_, _, fleet) = fleet(1, 100);
+    let (clock, _, fleet) = fleet(1, 100);
     let ran = std::rc::Rc::new(std::cell::Cell::new(false));
     let other = ran.clone();
     let local = tokio::task::LocalSet::new();
     let ready = local.run_until(async {
         // Until a block is there.
         for _ in 0..10 {
-            drop(fleet[0].acquire().await.unwrap());
+            drop(clock.finish(fleet[0].acquire()).unwrap());
         }
         tokio::task::spawn_local(async move { other.set(true) });
         let mut ready = 0;
@@ -437,7 +465,7 @@ fn a_permit_that_no_trip_has_brought_is_not_there_without_one() {
     let (clock, store, fleet) = fleet(1, 10);
     let held = || fleet[0].try_acquire_held();
     assert_eq!(held().unwrap_err().reason(), Reason::BulkheadFull);
-    drop(clock.block_on(fleet[0].try_acquire()).unwrap());
+    drop(clock.finish(fleet[0].try_acquire()).unwrap());
     let requests = store.requests();
     assert!(held().is_ok());
     assert_eq!(store.requests(), requests);
@@ -446,7 +474,7 @@ fn a_permit_that_no_trip_has_brought_is_not_there_without_one() {
 #[test]
 fn a_process_that_ends_leaves_nothing_in_the_store() {
     let (clock, store, fleet) = fleet(1, 10);
-    drop(clock.block_on(fleet[0].try_acquire()).unwrap());
+    drop(clock.finish(fleet[0].try_acquire()).unwrap());
     assert!(!store.is_empty());
     drop(fleet);
     assert!(store.is_empty());

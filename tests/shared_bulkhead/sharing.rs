@@ -7,7 +7,7 @@ use std::time::Duration;
 use backstop::shared_bulkhead::Permit;
 use backstop::store::Fault;
 
-use super::fleet;
+use super::{Finish, fleet};
 
 #[test]
 fn a_process_whose_calls_need_all_permits_shares_them_with_the_others() {
@@ -24,7 +24,7 @@ fn a_process_whose_calls_need_all_permits_shares_them_with_the_others() {
             let done = permits[at].len().div_ceil(20);
             permits[at].drain(..done);
             for _ in 0..3 {
-                permits[at].extend(clock.block_on(bulkhead.try_acquire()).ok());
+                permits[at].extend(clock.finish(bulkhead.try_acquire()).ok());
             }
         }
         let counts: Vec<usize> = permits.iter().map(Vec::len).collect();
@@ -50,7 +50,7 @@ fn a_process_whose_calls_need_all_permits_shares_them_with_the_others() {
 fn calls_of_several_processes_that_cost_more_than_their_parts_all_run() {
     let (clock, _store, fleet) = fleet(3, 10);
     for bulkhead in &fleet {
-        drop(clock.block_on(bulkhead.try_acquire_n(3)));
+        drop(clock.finish(bulkhead.try_acquire_n(3)));
     }
     let held: Vec<u64> = fleet.iter().map(|it| it.snapshot().held).collect();
     assert!(held.iter().all(|held| (1..8).contains(held)), "{held:?}");
@@ -164,7 +164,7 @@ fn a_process_with_few_calls_does_not_keep_the_only_permit() {
 fn the_limit_holds_again_once_a_store_that_lost_its_data_has_been_asked() {
     let (clock, store, fleet) = fleet(2, 4);
     let take = |at: usize| -> Vec<Permit> {
-        let calls = (0..4).map(|_| clock.block_on(fleet[at].try_acquire()));
+        let calls = (0..4).map(|_| clock.finish(fleet[at].try_acquire()));
         calls.filter_map(Result::ok).collect()
     };
     let mut permits = take(0);
@@ -191,7 +191,7 @@ fn the_limit_holds_again_once_a_store_that_lost_its_data_has_been_asked() {
 fn a_cheap_call_does_not_overtake_a_waiter() {
     let (clock, _store, fleet) = fleet(1, 4);
     let bulkhead = &fleet[0];
-    let permit = clock.block_on(bulkhead.acquire_n(3)).unwrap();
+    let permit = clock.finish(bulkhead.acquire_n(3)).unwrap();
     let mut cx = Context::from_waker(Waker::noop());
     let mut first = Box::pin(bulkhead.acquire_n(2));
     assert!(first.as_mut().poll(&mut cx).is_pending());
@@ -202,8 +202,8 @@ fn a_cheap_call_does_not_overtake_a_waiter() {
         assert!(second.as_mut().poll(&mut cx).is_pending());
     }
     drop(permit);
-    assert!(clock.block_on(first).is_ok());
-    assert!(clock.block_on(second).is_ok());
+    assert!(clock.finish(first).is_ok());
+    assert!(clock.finish(second).is_ok());
 }
 
 #[test]

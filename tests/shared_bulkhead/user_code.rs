@@ -8,7 +8,7 @@ use std::time::Duration;
 use backstop::store::{Held, Hold, MemoryStore, PermitStore, Reply};
 use backstop::{ManualClock, SharedBulkhead};
 
-use super::TTL;
+use super::{Finish, TTL};
 
 /// A store that panics while it is told to.
 #[derive(Clone)]
@@ -42,16 +42,16 @@ fn a_store_that_panics_costs_no_permit_and_no_place_in_the_queue() {
         let seen = bulkhead.snapshot();
         assert_eq!((seen.in_flight, seen.waiting), (0, 0));
         clock.advance(Duration::from_secs(1));
-        drop(clock.block_on(bulkhead.try_acquire()).unwrap());
+        drop(clock.finish(bulkhead.try_acquire()).unwrap());
         assert_eq!(bulkhead.snapshot().in_flight, 0);
     };
     // The call waits for an answer, or for a permit.
-    during(&|| drop(clock.block_on(bulkhead.try_acquire())));
+    during(&|| drop(clock.finish(bulkhead.try_acquire())));
     clock.advance(2 * TTL);
-    during(&|| drop(clock.block_on(bulkhead.acquire())));
+    during(&|| drop(clock.finish(bulkhead.acquire())));
     // It is admitted, and it is time to renew the permits.
     clock.advance(TTL / 3);
-    during(&|| drop(clock.block_on(bulkhead.acquire())));
+    during(&|| drop(clock.finish(bulkhead.acquire())));
     clock.advance(TTL / 3);
     during(&|| drop(bulkhead.try_acquire_held()));
 }

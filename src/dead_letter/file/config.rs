@@ -8,9 +8,8 @@ use super::super::error::{DeadLetterError, DeadLetterErrorKind};
 use super::super::memory::check_limits;
 use super::super::state::retention::{Limits, WhenFull};
 use super::FileSink;
-use super::disk::OsDisk;
+use super::disk::{OsDisk, io_error};
 use super::log::{Log, Settings};
-use super::open::io_error;
 use crate::error::ConfigError;
 
 /// Builds a [`FileSink`].

@@ -5,6 +5,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
+use super::super::error::{DeadLetterError, DeadLetterErrorKind};
+
 /// File operations of the log. A trait, so that tests can inject faults and lose what was not synced.
 pub(super) trait Disk: Send + 'static {
     /// Returns the names of the files and their lengths in bytes.
@@ -29,6 +31,19 @@ pub(super) fn is_full<T>(result: &io::Result<T>) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let kind = result.as_ref().err().map(io::Error::kind);
     matches!(kind, Some(StorageFull | QuotaExceeded | FileTooLarge))
+}
+
+/// Returns an I/O error with the action that failed.
+pub(super) fn io_error(action: &str, error: io::Error) -> DeadLetterError {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            DeadLetterErrorKind::StorageFull
+        }
+        _ => DeadLetterErrorKind::Io,
+    };
+    DeadLetterError::new(kind)
+        .during(format!("{action}: {error}"))
+        .because(error)
 }
 
 /// A folder of the operating system.

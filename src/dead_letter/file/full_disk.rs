@@ -6,8 +6,9 @@
 use std::io;
 
 use super::super::state::letter::LetterId;
-use super::disk::Disk;
-use super::log::{Log, RESERVE, letters_name};
+use super::super::state::record::{self, is_intact};
+use super::disk::{Disk, is_full};
+use super::log::{DAMAGED, Lines, Log, RESERVE, letters_name};
 
 impl<D: Disk> Log<D> {
     /// Deletes the reserve. Returns whether that may have freed space.
@@ -22,6 +23,10 @@ impl<D: Disk> Log<D> {
         const STEP: u64 = 4096;
         // A folder without letters needs none.
         if self.segments.active().is_none() {
+            return;
+        }
+        // An append that failed may have left a part of the first step.
+        if self.reserve == 0 && self.settings.reserve_bytes > 0 && self.remove(RESERVE).is_err() {
             return;
         }
         while self.reserve < self.settings.reserve_bytes {
@@ -46,20 +51,50 @@ impl<D: Disk> Log<D> {
         self.disk.truncate(name, end as u64)
     }
 
-    /// Overwrites the lines of letters with empty ones, and syncs that.
-    pub(super) fn overwrite(&mut self, segment: u64, letters: &[LetterId]) -> io::Result<()> {
-        let name = letters_name(segment);
-        for id in letters {
-            if let Some(entry) = self.book.get(*id) {
-                let (offset, bytes) = (entry.place.offset, entry.bytes);
-                let empty = vec![b'\n'; usize::try_from(bytes).unwrap_or(0)];
-                self.disk.write_at(&name, offset, &empty)?;
-            }
+    /// Copies damaged bytes to a file of their own, if necessary with the space of the reserve.
+    pub(super) fn keep_damaged(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut kept = self.append_damaged(bytes);
+        if is_full(&kept) && self.use_reserve() {
+            kept = self.append_damaged(bytes);
         }
-        if self.settings.sync {
+        kept
+    }
+
+    fn append_damaged(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let before = self.disk.read(DAMAGED).map_or(0, |bytes| bytes.len());
+        let written = self.disk.append(DAMAGED, bytes);
+        let written = written.and_then(|()| self.disk.sync(DAMAGED));
+        if written.is_err() {
+            // Otherwise each attempt would add a part.
+            let _ = self.disk.truncate(DAMAGED, before as u64);
+        }
+        written
+    }
+
+    /// Overwrites the lines of removed letters, and syncs that. Each keeps the next number, because the last line of a
+    /// log may be among them.
+    pub(super) fn overwrite(&mut self, segment: u64, lines: &Lines) -> io::Result<()> {
+        let name = letters_name(segment);
+        for (offset, bytes) in &lines.removed {
+            let mut line = record::header(self.next_id);
+            line.resize(usize::try_from(*bytes).unwrap_or(0), b'\n');
+            self.disk.write_at(&name, *offset, &line)?;
+        }
+        if self.settings.sync && lines.must_sync && !lines.removed.is_empty() {
             self.disk.sync(&name)?;
         }
         Ok(())
+    }
+
+    /// Returns whether the line of a letter is as it was written.
+    pub(super) fn is_readable(&mut self, id: LetterId) -> bool {
+        let Some(entry) = self.book.get(id) else {
+            return false;
+        };
+        let (place, length) = (entry.place, usize::try_from(entry.bytes - 1));
+        let name = letters_name(place.segment);
+        let line = self.disk.read_at(&name, place.offset, length.unwrap_or(0));
+        line.is_ok_and(|line| is_intact(&line))
     }
 
     /// Truncates the active segment if its letters are gone, to make room for the next one. Returns whether it did.
@@ -71,12 +106,34 @@ impl<D: Disk> Log<D> {
             return false;
         }
         self.torn = true;
-        let truncated = self.disk.truncate(&letters_name(number), 0).is_ok();
-        if truncated {
+        let emptied = self.empty(&letters_name(number));
+        if let Ok(length) = emptied {
             self.segments.update(number, |segment| {
-                (segment.length, segment.allocated) = (0, 0);
+                (segment.length, segment.allocated) = (length, length);
             });
         }
-        truncated
+        emptied.is_ok()
+    }
+
+    /// Truncates a segment to its first line and one with the next number, which is written before: a process that ends
+    /// in between must not use numbers again. Returns the length of both.
+    fn empty(&mut self, name: &str) -> io::Result<u64> {
+        let bytes = self.disk.read(name)?;
+        let first = bytes.iter().position(|byte| *byte == b'\n');
+        let first = first.map_or(0, |at| at + 1);
+        let mut next = record::header(self.next_id);
+        let end = first + next.len();
+        if end >= bytes.len() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        // Up to the end of the line there, so that the rest of it is not damage.
+        let rest = bytes[end..].iter().position(|byte| *byte == b'\n');
+        next.resize(next.len() + rest.unwrap_or(0), b'\n');
+        self.disk.write_at(name, first as u64, &next)?;
+        if self.settings.sync {
+            self.disk.sync(name)?;
+        }
+        self.disk.truncate(name, end as u64)?;
+        Ok(end as u64)
     }
 }

@@ -14,14 +14,14 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::super::error::DeadLetterError;
 use super::super::state::book::{Book, Changed, Entry, Evicted, Totals};
 use super::super::state::letter::{Change, LetterId, Standing};
 use super::super::state::record::{self, Gone, State, is_intact};
 use super::super::state::retention::Limits;
-use super::super::state::scan::scan;
 use super::super::state::segments::{Segment, Segments};
 use super::super::state::timestamp::Timestamp;
-use super::disk::{Disk, is_full};
+use super::disk::{Disk, io_error, is_full};
 use crate::event::LetterEvent;
 
 /// Position of the line of a letter.
@@ -209,6 +209,10 @@ impl<D: Disk> Log<D> {
         if is_full(&begun) && self.empty_active() {
             begun = self.begin_file(&name, &header);
         }
+        if begun.is_err() {
+            // A part of it takes space, too.
+            let _ = self.remove(&name);
+        }
         begun?;
         let length = header.len() as u64;
         self.segments.add(
@@ -236,22 +240,19 @@ impl<D: Disk> Log<D> {
 
     /// Changes letters and syncs the changes, except for replays that begin: a loss of power then loses the count
     /// of that replay. Returns the states of the letters.
-    pub(super) fn change(
-        &mut self,
-        changes: &[(LetterId, Change)],
-    ) -> io::Result<Vec<Option<Standing>>> {
+    pub(super) fn change(&mut self, changes: &[(LetterId, Change)]) -> Vec<ChangeResult> {
         let mut lines = BTreeMap::<u64, Lines>::new();
         // States of letters after the earlier changes of this batch.
         let mut standings = BTreeMap::<LetterId, Option<Standing>>::new();
         let mut answers = Vec::with_capacity(changes.len());
-        for (id, change) in changes {
+        for (at, (id, change)) in changes.iter().enumerate() {
             let Some(entry) = self.book.get(*id) else {
-                answers.push(None);
+                answers.push(Ok(None));
                 continue;
             };
             let before = standings.get(id).cloned();
             let Some(before) = before.unwrap_or_else(|| Some(entry.standing.clone())) else {
-                answers.push(None);
+                answers.push(Ok(None));
                 continue;
             };
             let after = before.after(change);
@@ -263,28 +264,40 @@ impl<D: Disk> Log<D> {
             let lines = lines.entry(entry.place.segment).or_default();
             lines.bytes.extend(record::change(*id, &state));
             if change.removes() {
-                lines.removed.push(*id);
-            } else {
-                lines.keeps = true;
+                lines.removed.push((entry.place.offset, entry.bytes));
             }
+            lines.changes.push(at);
             lines.must_sync |= !matches!(change, Change::Begin | Change::NotExecuted);
             standings.insert(*id, (!change.removes()).then(|| after.clone()));
-            answers.push(Some(after));
+            answers.push(Ok(Some(after)));
         }
         for (segment, lines) in lines {
             let written = self.append_changes(segment, &lines);
-            if is_full(&written) && !lines.keeps {
-                self.overwrite(segment, &lines.removed)?;
-            } else {
-                written?;
+            let is_full = is_full(&written);
+            let failed = |error| io_error("write a change", error);
+            let error = written.map_err(failed).err();
+            let removal_error = match is_full {
+                true => self.overwrite(segment, &lines).map_err(failed).err(),
+                false => error.clone(),
+            };
+            for at in lines.changes {
+                let (id, change) = &changes[at];
+                let error = match change.removes() {
+                    true => &removal_error,
+                    false => &error,
+                };
+                if let Some(error) = error {
+                    answers[at] = Err(error.clone());
+                    if !is_full || !change.removes() || self.is_readable(*id) {
+                        continue;
+                    }
+                }
+                if let Changed::Gone(entry) = self.book.change(*id, change) {
+                    self.segments.forget(entry.place.segment, entry.bytes);
+                }
             }
         }
-        for (id, change) in changes {
-            if let Changed::Gone(entry) = self.book.change(*id, change) {
-                self.segments.forget(entry.place.segment, entry.bytes);
-            }
-        }
-        Ok(answers)
+        answers
     }
 
     fn append_changes(&mut self, number: u64, lines: &Lines) -> io::Result<()> {
@@ -331,12 +344,17 @@ impl<D: Disk> Log<D> {
             self.segments.forget(entry.place.segment, entry.bytes);
             self.events.push(LetterEvent::evicted(id.get(), cause));
             let lines = lines.entry(entry.place.segment).or_default();
+            lines.removed.push((entry.place.offset, entry.bytes));
             lines
                 .bytes
                 .extend(record::change(id, &State::Gone(Gone::Evicted)));
         }
         for (segment, lines) in lines {
-            if let Err(error) = self.append_changes(segment, &lines) {
+            let mut written = self.append_changes(segment, &lines);
+            if is_full(&written) {
+                written = self.overwrite(segment, &lines);
+            }
+            if let Err(error) = written {
                 self.events.push(LetterEvent::MaintenanceFailed {
                     error: error.kind(),
                 });
@@ -372,118 +390,18 @@ impl<D: Disk> Log<D> {
         }
         page
     }
-
-    /// Deletes segments without letters, and rewrites one that is mostly deleted letters.
-    pub(super) fn tidy(&mut self) {
-        let tidied = self
-            .delete_finished()
-            .and_then(|()| self.rewrite_wasteful());
-        if let Err(error) = tidied {
-            self.events.push(LetterEvent::MaintenanceFailed {
-                error: error.kind(),
-            });
-        }
-        self.fill_reserve();
-    }
-
-    fn delete_finished(&mut self) -> io::Result<()> {
-        while let Some(number) = self.segments.finished() {
-            self.rescue_damaged(number)?;
-            // Synced first: without the changes, deleted letters would come back.
-            self.remove(&letters_name(number))?;
-            if self.settings.sync {
-                self.disk.sync_names()?;
-            }
-            self.remove(&changes_name(number))?;
-            self.segments.remove(number);
-        }
-        Ok(())
-    }
-
-    fn remove(&mut self, name: &str) -> io::Result<()> {
-        match self.disk.remove(name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    fn rewrite_wasteful(&mut self) -> io::Result<()> {
-        let Some(number) = self.segments.wasteful() else {
-            return Ok(());
-        };
-        self.rescue_damaged(number)?;
-        let old = self.disk.read(&letters_name(number))?;
-        let mut letters = record::header(self.next_id);
-        let mut changes = Vec::new();
-        let mut moved = Vec::new();
-        for (id, entry) in self.book.all() {
-            if entry.place.segment != number {
-                continue;
-            }
-            let begin = entry.place.offset as usize;
-            let line = old.get(begin..begin + entry.bytes as usize);
-            let line = line.ok_or(io::ErrorKind::UnexpectedEof)?;
-            moved.push((id, letters.len() as u64));
-            letters.extend_from_slice(line);
-            if entry.standing != Standing::default() {
-                changes.extend(record::change(id, &State::Kept(entry.standing.clone())));
-            }
-        }
-        self.replace(&letters_name(number), &letters)?;
-        // The rename has succeeded: from here on, offsets refer to the new file.
-        for (id, offset) in moved {
-            if let Some(place) = self.book.place_mut(id) {
-                place.offset = offset;
-            }
-        }
-        let length = letters.len() as u64;
-        self.segments
-            .update(number, |segment| segment.length = length);
-        // Synced before the old changes are deleted: without them, the old letters would come back.
-        self.disk.sync_names()?;
-        self.replace(&changes_name(number), &changes)?;
-        self.segments.update(number, |segment| {
-            (segment.named, segment.ragged) = (false, false);
-        });
-        Ok(())
-    }
-
-    /// Replaces the content of a file atomically.
-    fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.remove(TEMPORARY)?;
-        self.disk.append(TEMPORARY, bytes)?;
-        // Synced regardless of the settings, because a file system may reorder the rename before the write.
-        self.disk.sync(TEMPORARY)?;
-        self.disk.rename(TEMPORARY, name)
-    }
-
-    /// Copies the damaged lines of a segment that is about to be deleted or rewritten.
-    fn rescue_damaged(&mut self, number: u64) -> io::Result<()> {
-        let segment = self.segments.get(number).unwrap_or_default();
-        if !segment.damaged {
-            return Ok(());
-        }
-        let bytes = self.disk.read(&letters_name(number))?;
-        let mut lines = Vec::new();
-        for range in scan(&bytes).damaged {
-            lines.extend_from_slice(&bytes[range]);
-            lines.push(b'\n');
-        }
-        self.disk.append(DAMAGED, &lines)?;
-        self.disk.sync(DAMAGED)?;
-        self.segments
-            .update(number, |segment| segment.damaged = false);
-        Ok(())
-    }
 }
 
 /// Lines for one change log.
 #[derive(Debug, Default)]
-struct Lines {
+pub(super) struct Lines {
     bytes: Vec<u8>,
-    must_sync: bool,
-    /// The letters that they remove.
-    removed: Vec<LetterId>,
-    /// Whether they change other letters, too.
-    keeps: bool,
+    pub(super) must_sync: bool,
+    /// The offsets and lengths of the letters that they remove.
+    pub(super) removed: Vec<(u64, u64)>,
+    /// The indexes of the changes that they record.
+    changes: Vec<usize>,
 }
+
+/// The state of a changed letter; `None` if there is no such letter.
+pub(super) type ChangeResult = Result<Option<Standing>, DeadLetterError>;

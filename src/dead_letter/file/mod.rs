@@ -26,6 +26,7 @@ mod open;
 mod reply;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod writer;
 
 pub use self::config::FileSinkBuilder;
@@ -95,7 +96,7 @@ impl FileSink {
             let writer = writer.clone();
             move || writer::run(log, &reader, &writer, folder_lock)
         });
-        let thread = thread.map_err(|error| open::io_error("start the thread", error))?;
+        let thread = thread.map_err(|error| disk::io_error("start the thread", error))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 commands,

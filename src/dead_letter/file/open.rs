@@ -1,7 +1,6 @@
 //! Opens a log: reads its files, and repairs them after a crash.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use super::super::error::{DeadLetterError, DeadLetterErrorKind};
 use super::super::state::book::{Book, Entry};
@@ -9,22 +8,9 @@ use super::super::state::letter::{LetterId, Standing};
 use super::super::state::record::{self, Head, State, Unusable};
 use super::super::state::scan::{Scan, scan};
 use super::super::state::segments::{Segment, Segments};
-use super::disk::Disk;
-use super::log::{DAMAGED, Log, Place, RESERVE, Settings, TEMPORARY, changes_name, letters_name};
+use super::disk::{Disk, io_error, is_full};
+use super::log::{Log, Place, RESERVE, Settings, TEMPORARY, changes_name, letters_name};
 use crate::event::LetterEvent;
-
-/// Returns an I/O error with the action that failed.
-pub(super) fn io_error(action: &str, error: io::Error) -> DeadLetterError {
-    let kind = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            DeadLetterErrorKind::StorageFull
-        }
-        _ => DeadLetterErrorKind::Io,
-    };
-    DeadLetterError::new(kind)
-        .during(format!("{action}: {error}"))
-        .because(error)
-}
 
 impl<D: Disk> Log<D> {
     pub(super) fn open(disk: D, settings: Settings) -> Result<Self, DeadLetterError> {
@@ -176,8 +162,14 @@ impl<D: Disk> Log<D> {
             } => {
                 let failed = |error| io_error(&format!("cut off the torn end of {name}"), error);
                 if !rescued.is_empty() {
-                    self.disk.append(DAMAGED, &rescued).map_err(failed)?;
-                    self.disk.sync(DAMAGED).map_err(failed)?;
+                    let mut kept = self.keep_damaged(&rescued);
+                    if is_full(&kept) {
+                        // The padding takes space. One byte of it stays: without it, the end would be a torn write.
+                        let end = length + rescued.len() as u64;
+                        self.disk.truncate(&name, end + 1).map_err(failed)?;
+                        kept = self.keep_damaged(&rescued);
+                    }
+                    kept.map_err(failed)?;
                 }
                 self.disk.truncate(&name, length).map_err(failed)
             }

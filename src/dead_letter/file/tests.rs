@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::error::DeadLetterErrorKind;
+use super::super::error::{DeadLetterError, DeadLetterErrorKind};
 use super::super::state::letter::{Change, Letter, LetterId, NewLetter};
 use super::super::state::record;
 use super::super::state::retention::{Limits, WhenFull};
@@ -316,6 +316,8 @@ fn ids(log: &mut Log<SimDisk>) -> Vec<u64> {
     readable(log).into_keys().collect()
 }
 
-fn change(log: &mut Log<SimDisk>, id: u64, change: Change) -> io::Result<()> {
-    log.change(&[(LetterId::new(id), change)]).map(drop)
+fn change(log: &mut Log<SimDisk>, id: u64, change: Change) -> Result<(), DeadLetterError> {
+    let mut results = log.change(&[(LetterId::new(id), change)]);
+    assert_eq!(results.len(), 1);
+    results.remove(0).map(drop)
 }

@@ -8,10 +8,9 @@ use super::super::error::{DeadLetterError, DeadLetterErrorKind};
 use super::super::state::book::Totals;
 use super::super::state::letter::{Change, LetterId, Standing};
 use super::super::state::timestamp::Timestamp;
-use super::disk::Disk;
+use super::disk::{Disk, io_error};
 use super::log::{Log, Pending, RawPage};
 use super::mailbox::Reader;
-use super::open::io_error;
 use super::reply::Answerer;
 use crate::event::LetterEvent;
 use crate::sync::lock;
@@ -150,12 +149,7 @@ impl Batch {
     fn process<D: Disk>(self, log: &mut Log<D>, writer: &WriterState) -> usize {
         let commits = u64::from(!self.letters.is_empty());
         let (answers, stored) = store(log, self.letters);
-        let changed = if self.changes.is_empty() {
-            Ok(Vec::new())
-        } else {
-            let changed = log.change(&self.changes);
-            changed.map_err(|error| io_error("write a change", error))
-        };
+        let changed = log.change(&self.changes);
         log.tidy();
         let reads: Vec<_> = self
             .reads
@@ -169,17 +163,8 @@ impl Batch {
         for (answer, result) in answers.into_iter().zip(stored) {
             answer.answer(result);
         }
-        match changed {
-            Ok(standings) => {
-                for (answer, standing) in self.changers.into_iter().zip(standings) {
-                    answer.answer(Ok(standing));
-                }
-            }
-            Err(error) => {
-                for answer in self.changers {
-                    answer.answer(Err(error.clone()));
-                }
-            }
+        for (answer, result) in self.changers.into_iter().zip(changed) {
+            answer.answer(result);
         }
         for (page, answer) in reads {
             answer.answer(Ok(page));

@@ -151,6 +151,55 @@ proptest! {
         check(&SimDisk::of(left), &told);
     }
 
+    /// A full disk, and a kill at any operation on it.
+    #[test]
+    fn a_kill_on_a_full_disk_loses_nothing_acknowledged(
+        steps in steps(),
+        capacity in 300_usize..4000,
+        reserve_bytes in prop_oneof![Just(0_u64), Just(1), Just(300), Just(1500)],
+        operation in prop_oneof![1 => Just(u64::MAX), 2 => 1_u64..120],
+        part in 0_usize..600,
+    ) {
+        let disk = crash_at(operation, part);
+        lock(&disk.0).capacity = Some(capacity);
+        let settings = Settings { reserve_bytes, ..settings() };
+        let mut log = Log::open(disk.clone(), settings).unwrap();
+        let told = play(&mut log, &steps);
+        if lock(&disk.0).operations < operation {
+            let found = readable(&mut log);
+            for id in told.kept.keys() {
+                prop_assert!(found.contains_key(id), "letter {} is lost", id);
+            }
+        }
+        drop(log);
+        lock(&disk.0).fails_at = None;
+        // It also opens on the full disk, unless a torn write is to be copied and no reserve is left.
+        if disk.content("reserve.tmp").len() >= 300 {
+            readable(&mut Log::open(disk.copy(), settings).unwrap());
+        }
+        lock(&disk.0).capacity = None;
+        check(&disk, &told);
+    }
+
+    /// A loss of power on a full disk.
+    #[test]
+    fn a_loss_of_power_on_a_full_disk_loses_nothing_acknowledged(
+        steps in steps(),
+        capacity in 300_usize..4000,
+        reserve_bytes in prop_oneof![Just(0_u64), Just(1), Just(300), Just(1500)],
+        operation in prop_oneof![1 => Just(u64::MAX), 2 => 1_u64..120],
+        part in 0_usize..600,
+        names in any::<u64>(),
+        unsafe_part in any::<prop::sample::Index>(),
+    ) {
+        let disk = crash_at(operation, part);
+        lock(&disk.0).capacity = Some(capacity);
+        let settings = Settings { reserve_bytes, ..settings() };
+        let told = play(&mut Log::open(disk.clone(), settings).unwrap(), &steps);
+        let left = lock(&disk.0).lose_power(names, |length| unsafe_part.index(length + 1));
+        check(&SimDisk::of(left), &told);
+    }
+
     /// A few operations fail, and the process continues.
     #[test]
     fn failed_operations_lose_only_their_own_letters(

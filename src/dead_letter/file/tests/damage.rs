@@ -166,7 +166,7 @@ fn a_full_disk_rejects_letters_and_takes_them_again_when_there_is_room() {
         sim.error = Some(io::ErrorKind::StorageFull);
     }
     let error = log.commit(&[pending(2)]).unwrap_err();
-    let error = super::super::open::io_error("write letters", error);
+    let error = super::super::disk::io_error("write letters", error);
     assert_eq!(error.kind(), DeadLetterErrorKind::StorageFull);
     assert_eq!(ids(&mut log), [1]);
     log.commit(&[pending(3)]).unwrap();
@@ -367,6 +367,8 @@ fn an_eviction_that_cannot_be_written_is_reported() {
     {
         let mut sim = lock(&disk.0);
         sim.fails_at = Some((sim.operations + 1, 0));
+        // Neither the change can be written, nor the letter overwritten.
+        sim.fails_for = 10;
         sim.error = Some(io::ErrorKind::StorageFull);
     }
     log.events.clear();

@@ -94,7 +94,7 @@ fn a_full_disk_does_not_lose_changes_that_keep_their_letters() {
     let (disk, mut log, settings, letters) = full_disk(1 << 20, 1);
     lock(&disk.0).capacity = Some(0);
     let error = change(&mut log, 1, Change::Park).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert_eq!(error.kind(), DeadLetterErrorKind::StorageFull);
     assert!(readable(&mut log).values().all(|(_, _, parked)| !parked));
     assert_eq!(
         readable(&mut Log::open(disk, settings).unwrap()).len(),
@@ -155,4 +155,155 @@ fn a_segment_with_damaged_lines_is_not_emptied_before_they_are_copied() {
     lock(&disk.0).capacity = Some(0);
     log.commit(&[pending(100)]).unwrap_err();
     assert!(!disk.content(&letters_name(1)).is_empty());
+}
+
+#[test]
+fn numbers_of_letters_removed_from_a_full_disk_are_not_used_again() {
+    let (disk, mut log, settings, letters) = full_disk(1 << 20, 1);
+    lock(&disk.0).capacity = Some(0);
+    for id in (1..=letters).rev() {
+        change(&mut log, id, Change::Discard).unwrap();
+        let log = Log::open(disk.copy(), settings).unwrap();
+        assert_eq!(log.next_id, LetterId::new(letters + 1));
+        assert_eq!(log.events, []);
+    }
+    // The active segment is emptied for the next one, which does not fit nevertheless.
+    log.commit(&[pending(letters + 1)]).unwrap_err();
+    let log = Log::open(disk, settings).unwrap();
+    assert_eq!(log.next_id, LetterId::new(letters + 1));
+    assert_eq!(log.events, []);
+}
+
+#[test]
+fn on_a_full_disk_each_change_of_a_batch_fails_alone() {
+    for segment_bytes in [1 << 20, 700] {
+        let (disk, mut log, settings, letters) = full_disk(segment_bytes, 1);
+        lock(&disk.0).capacity = Some(0);
+        let changes = [
+            (LetterId::new(1), Change::Discard),
+            (LetterId::new(2), Change::Begin),
+            (LetterId::new(letters), Change::Park),
+            (LetterId::new(3), Change::Delivered),
+        ];
+        let failed: Vec<_> = log.change(&changes).iter().map(Result::is_err).collect();
+        assert_eq!(failed, [false, true, true, false]);
+        let stored = readable(&mut log);
+        assert!(
+            stored
+                .values()
+                .all(|(_, replays, parked)| *replays == 0 && !parked)
+        );
+        assert!(stored.keys().all(|id| ![1, 3].contains(id)));
+        assert_eq!(stored.len() as u64, letters - 2);
+        assert_eq!(readable(&mut Log::open(disk, settings).unwrap()), stored);
+    }
+}
+
+#[test]
+fn letters_evicted_from_a_full_disk_stay_away() {
+    let (disk, mut log, settings, letters) = full_disk(1 << 20, 1);
+    lock(&disk.0).capacity = Some(0);
+    log.expire(Timestamp::from_micros(0));
+    log.book = {
+        let limits = Limits {
+            max_letters: letters - 3,
+            when_full: WhenFull::EvictOldest,
+            ..settings.limits
+        };
+        let mut book = super::super::super::state::book::Book::new(limits);
+        for (id, entry) in log.book.all() {
+            book.insert(id, entry.clone());
+        }
+        book
+    };
+    let evicted = log.book.overflow();
+    log.evict(evicted);
+    let stored: Vec<_> = (4..=letters).collect();
+    assert_eq!(ids(&mut log), stored);
+    assert_eq!(ids(&mut Log::open(disk, settings).unwrap()), stored);
+}
+
+#[test]
+fn a_full_disk_opens_after_a_torn_write() {
+    // A torn write before padding is copied to another file before it is removed.
+    let (disk, log, settings, letters) = full_disk(1 << 20, 300);
+    drop(log);
+    let name = letters_name(1);
+    let torn = [
+        &disk.content(&name)[..],
+        &pending(99).line[..100],
+        b"\n\n\n",
+    ]
+    .concat();
+    disk.set(&name, &torn);
+    let used: usize = disk
+        .names()
+        .iter()
+        .map(|name| disk.content(name).len())
+        .sum();
+    lock(&disk.0).capacity = Some(used);
+    let mut log = Log::open(disk.clone(), settings).unwrap();
+    assert_eq!(ids(&mut log).len() as u64, letters);
+    assert_eq!(disk.content(DAMAGED).len(), 101);
+}
+
+#[test]
+fn a_rewrite_that_does_not_fit_leaves_the_free_space() {
+    let disk = SimDisk::default();
+    let settings = Settings {
+        segment_bytes: 4000,
+        ..settings()
+    };
+    let mut log = Log::open(disk.clone(), settings).unwrap();
+    for id in 1..20 {
+        log.commit(&[pending(id)]).unwrap();
+    }
+    for id in 1..10 {
+        change(&mut log, id, Change::Delivered).unwrap();
+    }
+    assert!(log.segments.wasteful().is_some());
+    let used: usize = disk
+        .names()
+        .iter()
+        .map(|name| disk.content(name).len())
+        .sum();
+    lock(&disk.0).capacity = Some(used + 200);
+    log.tidy();
+    assert!(!disk.names().contains(&"rewrite.tmp".into()));
+    change(&mut log, 12, Change::Park).unwrap();
+}
+
+#[test]
+fn damaged_lines_of_a_finished_segment_are_copied_on_a_full_disk() {
+    let (disk, mut log, settings, letters) = full_disk(700, 300);
+    drop(log);
+    let name = letters_name(1);
+    let mut content = disk.content(&name);
+    content[100] ^= 1;
+    disk.set(&name, &content);
+    log = Log::open(disk.clone(), settings).unwrap();
+    for id in 1..=letters {
+        let _ = change(&mut log, id, Change::Discard);
+        log.tidy();
+    }
+    assert!(!disk.names().contains(&name));
+    assert!(!disk.content(DAMAGED).is_empty());
+}
+
+#[test]
+fn the_reserve_keeps_its_length_when_it_does_not_fit() {
+    let (disk, mut log, ..) = full_disk(1 << 20, 5000);
+    log.use_reserve();
+    for free in [100, 300, 200, 400] {
+        let used: usize = disk
+            .names()
+            .iter()
+            .map(|name| disk.content(name).len())
+            .sum();
+        lock(&disk.0).capacity = Some(used + free);
+        log.tidy();
+    }
+    lock(&disk.0).capacity = None;
+    log.tidy();
+    assert_eq!(disk.content("reserve.tmp").len(), 5000);
 }
