@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Rejected;
+use crate::event::Panics;
 use crate::instant::Instant;
 use crate::keyed::{Evictable, is_unshared};
 use crate::life::Life;
@@ -263,9 +264,12 @@ impl CircuitBreaker {
 
     /// Isolates the circuit until the isolations of `old` end. Does nothing about those that it continues already.
     pub(crate) fn continue_isolations_of(&self, old: &Self) {
+        // An observer that panics ends no other isolation.
+        let mut panics = Panics::default();
         for hold in old.inner.isolations() {
-            self.isolate_with(&hold);
+            panics.run(|| self.isolate_with(&hold));
         }
+        panics.resume();
     }
 
     fn isolate_with(&self, hold: &Arc<Hold>) {

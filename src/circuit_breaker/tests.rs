@@ -140,3 +140,25 @@ fn no_lock_is_held_while_the_operation_runs() {
         10
     );
 }
+
+#[test]
+fn an_observer_that_panics_ends_no_isolation_that_continues() {
+    let clock = ManualClock::new();
+    let builder = || CircuitBreaker::builder().clock(clock.clone());
+    let old = builder().build().unwrap();
+    let panics = |event: &Event| {
+        if let Event::CircuitChanged { .. } = event {
+            panic!("the observer");
+        }
+    };
+    let new = builder().observer(panics).build().unwrap();
+    let isolations = [old.isolate(), old.isolate()];
+    let continued = std::panic::AssertUnwindSafe(|| new.continue_isolations_of(&old));
+    assert!(std::panic::catch_unwind(continued).is_err());
+    let [first, second] = isolations;
+    drop(first);
+    assert_eq!(new.state(), State::Isolated);
+    let ended = std::panic::AssertUnwindSafe(|| drop(second));
+    assert!(std::panic::catch_unwind(ended).is_err());
+    assert_eq!(new.state(), State::Closed);
+}
