@@ -1,8 +1,10 @@
 //! A `redis-server` process.
 
+use std::collections::hash_map::RandomState;
 use std::env;
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::hash::BuildHasher;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -18,30 +20,49 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server; `None` if `redis-server` is not installed.
     pub(crate) fn start() -> Option<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").ok()?;
-        let port = listener.local_addr().ok()?.port();
-        drop(listener);
-        let folder = env::temp_dir().join(format!("backstop-redis-{}-{port}", std::process::id()));
-        fs::create_dir_all(&folder).ok()?;
-        let child = spawn(port, &folder).ok()?;
-        let server = Self {
-            child,
-            port,
-            folder,
-        };
-        server.wait();
-        Some(server)
+        // Another process may take a port before the server does.
+        for _ in 0..20 {
+            let port = free_port()?;
+            let folder = format!("backstop-redis-{}-{port}", std::process::id());
+            let folder = env::temp_dir().join(folder);
+            fs::create_dir_all(&folder).ok()?;
+            let child = spawn(port, &folder).ok()?;
+            let mut server = Self {
+                child,
+                port,
+                folder,
+            };
+            if server.accepts_connections() {
+                return Some(server);
+            }
+        }
+        panic!("redis-server does not start");
     }
 
-    /// Waits until it accepts connections.
-    fn wait(&self) {
+    /// Waits until it accepts connections. Returns `false` if it has ended or does not begin to.
+    fn accepts_connections(&mut self) -> bool {
         for _ in 0..500 {
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                return;
+            let has_ended = !matches!(self.child.try_wait(), Ok(None));
+            if has_ended {
+                return false;
+            }
+            if self.is_reachable() {
+                return true;
             }
             thread::sleep(Duration::from_millis(10));
         }
-        panic!("redis-server does not start");
+        false
+    }
+
+    /// Returns whether this server, and not another one on the same port, answers.
+    fn is_reachable(&self) -> bool {
+        let client = redis::Client::open(self.url()).expect("a URL");
+        let Ok(mut connection) = client.get_connection_with_timeout(Duration::from_secs(1)) else {
+            return false;
+        };
+        let info = redis::cmd("INFO").arg("server").query(&mut connection);
+        let line = format!("process_id:{}", self.child.id());
+        info.is_ok_and(|info: String| info.lines().any(|it| it == line))
     }
 
     pub(crate) fn url(&self) -> String {
@@ -62,7 +83,7 @@ impl Server {
     /// Starts it again on the same port, without its data.
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.port, &self.folder).expect("it started before");
-        self.wait();
+        assert!(self.accepts_connections(), "redis-server does not start");
     }
 
     /// Sends a signal.
@@ -91,6 +112,14 @@ impl Drop for Server {
         self.kill();
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Returns a port that nothing listens on, below those that systems give to outgoing connections: one of these could
+/// take it, or connect to itself.
+fn free_port() -> Option<u16> {
+    let random = RandomState::new();
+    let mut ports = (0..1000_u32).map(|n| 10_000 + (random.hash_one(n) % 20_000) as u16);
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
 }
 
 fn spawn(port: u16, folder: &PathBuf) -> std::io::Result<Child> {
