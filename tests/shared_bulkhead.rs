@@ -1,5 +1,7 @@
 //! One bulkhead for several processes, each of which is simulated by a bulkhead of its own on one store.
 
+#[path = "shared_bulkhead/finish.rs"]
+mod finish;
 #[path = "shared_bulkhead/sharing.rs"]
 mod sharing;
 #[path = "shared_bulkhead/user_code.rs"]
@@ -7,8 +9,8 @@ mod user_code;
 #[path = "watchdog/mod.rs"]
 mod watchdog;
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -18,6 +20,8 @@ use backstop::shared_bulkhead::Permit;
 use backstop::store::{Fault, Held, Hold, MemoryStore, PermitStore, Reply};
 use backstop::{Clock, ManualClock, Policy, Reason, Rejected, SharedBulkhead};
 use proptest::prelude::*;
+
+use self::finish::Finish;
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -39,34 +43,6 @@ fn fleet(processes: usize, limit: u64) -> (ManualClock, MemoryStore, Vec<SharedB
     let fleet = (0..processes).map(|_| process(&clock, &store, limit));
     let fleet = fleet.collect();
     (clock, store, fleet)
-}
-
-/// Runs calls to their end.
-trait Finish {
-    /// Runs a future to its end. Panics if that takes a minute of the clock or very many polls, so that a call that is
-    /// never admitted fails its test.
-    fn finish<F: Future>(&self, future: F) -> F::Output;
-}
-
-impl Finish for ManualClock {
-    fn finish<F: Future>(&self, future: F) -> F::Output {
-        let (mut future, begin, mut polls) = (pin!(future), self.now(), 0);
-        // Wakes the call even if nothing else does.
-        let mut limit = pin!(self.sleep(Duration::from_secs(60)));
-        self.block_on(poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(output);
-            }
-            polls += 1;
-            let is_over = limit.as_mut().poll(cx).is_ready();
-            let waited = self.now().saturating_duration_since(begin);
-            assert!(
-                !is_over && polls < 100_000,
-                "still waits after {waited:?} and {polls} polls"
-            );
-            Poll::Pending
-        }))
-    }
 }
 
 #[test]

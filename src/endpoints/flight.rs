@@ -130,8 +130,8 @@ impl<'a, N> Flight<'a, N> {
     }
 
     fn hint(&self, verdict: Verdict) -> Option<Duration> {
-        let hint = verdict.hint()?.min(self.inner.settings.max_hint);
-        (!hint.is_zero()).then_some(hint)
+        let hint = verdict.hint()?;
+        Some(hint.min(self.inner.settings.max_hint))
     }
 
     #[cold]

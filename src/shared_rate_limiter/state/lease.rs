@@ -440,8 +440,8 @@ impl Lease {
         self.lots.held()
     }
 
-    /// Returns how long leased tokens may be spent, in nanoseconds: at least two round trips, and until the end of a
-    /// request for the rest of what a call needs.
+    /// Returns how long leased tokens may be spent, in nanoseconds: at least two round trips. Those of which a call needs
+    /// more do not expire before the request for the rest ends.
     pub(crate) fn life(&self) -> u64 {
         self.rules.life.max((2.0 * self.trip_time) as u64)
     }
