@@ -153,8 +153,8 @@ fn is_off() -> bool {
 pin_project! {
     /// A run of a [`CallSpan`] or an [`AttemptSpan`].
     ///
-    /// The attempt is polled in one place, with a span or without: with two sources of outcomes, two layers cost a call
-    /// without a subscriber 7.2 ns instead of 4.9.
+    /// The attempt is polled in one place, with a span or without: two sources of outcomes cost a call without a
+    /// subscriber half as much again.
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Spanned<Op: Operation> {
         #[pin]

@@ -106,7 +106,9 @@ where
     R: Run<Op> + Run<Observed<'a, Op>>,
 {
     /// Starts a call whose start and end are read on `clock`.
-    #[inline]
+    ///
+    /// Never inlined: it would keep the compiler from inlining the rest of a call, with an observer or without.
+    #[inline(never)]
     pub(super) fn observed(
         stack: R,
         op: Op,
