@@ -364,9 +364,9 @@ impl Lease {
         let by_growth = if grows { 2 * self.asked } else { 0 };
         let size = (by_demand.round() as u64).max(by_growth).min(rules.largest);
         match self.level {
-            // Tokens held here are missing elsewhere: with a low level, each process takes less at a time.
+            // Tokens held here are missing elsewhere: with a low level, each process takes a little less at a time.
             Some(Level { tokens, .. }) if self.scarcity.is_rare(now, rules.every) => {
-                size.min((tokens as u64 / 2).max(size / 2))
+                size.min((tokens as u64 / 2).max(size - size / 7))
             }
             _ => size,
         }

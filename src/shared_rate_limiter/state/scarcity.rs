@@ -10,9 +10,9 @@ pub(crate) struct Scarcity {
 }
 
 /// Weight of one shortage.
-const WEIGHT: f64 = 0.1;
+const WEIGHT: f64 = 0.06;
 /// Time constant of the decay, in lengths of a lease.
-const DECAY: f64 = 20.0;
+const DECAY: f64 = 14.0;
 /// Shortages are rare below this value.
 const RARE: f64 = 0.3;
 /// From this value on, pauses are not shortened.

@@ -135,7 +135,7 @@ fn a_grant_that_fell_short_rejects_locally_for_about_the_time_of_a_lease() {
     }
     // A first shortage may be over soon. After several, the pause lasts as long as a lease: 0.5 + the random number,
     // times 50 ms.
-    for (shortages, pause) in [(1, 12), (2, 22), (4, 38), (8, 48)] {
+    for (shortages, pause) in [(1, 7), (2, 13), (4, 23), (8, 36), (24, 48)] {
         let mut lease = lease.clone();
         let mut now = at(6000);
         for _ in 0..shortages {
