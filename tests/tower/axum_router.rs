@@ -177,7 +177,7 @@ async fn head_requests_are_no_overload_for_an_adaptive_limit() {
     let bulkhead = Bulkhead::builder().adaptive(limit).build().unwrap();
     let mut router: Router = Router::new()
         .route("/", get(|| async { "hello" }))
-        .layer((RespondLayer::new(), BulkheadLayer::new(bulkhead.clone())));
+        .layer(BulkheadLayer::new(bulkhead.clone()).respond());
     for _ in 0..30 {
         let request = Request::head("/").body(Body::empty()).unwrap();
         assert_eq!(router.call(request).await.unwrap().status(), 200);
