@@ -66,7 +66,7 @@ pub struct Reloaded {
     pub added: Vec<String>,
     /// Clients that were reconfigured in place.
     pub changed: Vec<String>,
-    /// Clients that are no longer in the registry. Their handles keep their last settings.
+    /// Clients that are no longer in the registry. Their handles keep their last settings, until the client comes back.
     pub removed: Vec<String>,
 }
 
