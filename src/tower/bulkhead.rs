@@ -232,8 +232,11 @@ impl<B: Body> Body for HeldBody<B> {
             }
         }
         let verdict_of_end = match &frame {
-            // A body at its end may not be polled again, so its permit is released now.
-            Some(Ok(_)) if !this.body.is_end_stream() => return Poll::Ready(frame),
+            // A body at its end, such as one that has returned its trailers, may not be polled again, so its permit is
+            // released now.
+            Some(Ok(next)) if !next.is_trailers() && !this.body.is_end_stream() => {
+                return Poll::Ready(frame);
+            }
             Some(Err(_)) => Some(Verdict::transient()),
             Some(Ok(_)) | None => None,
         };

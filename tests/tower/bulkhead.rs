@@ -299,3 +299,28 @@ async fn a_body_dropped_before_its_declared_length_was_sent_is_cancelled() {
         assert_eq!(good, is_good, "{length:?}, {frames} frames");
     }
 }
+
+/// Servers drop a body that has returned its trailers.
+#[tokio::test]
+async fn a_body_ends_with_its_trailers() {
+    let good = Arc::<AtomicU32>::default();
+    let bulkhead = Bulkhead::builder()
+        .adaptive(Counting(good.clone()))
+        .cancel_is_overload(true);
+    let bulkhead = bulkhead.build().unwrap();
+    let with_trailers = scripted(|_, _: Request<()>| async {
+        let frames = [
+            Frame::data(Bytes::from("x")),
+            Frame::trailers(http::HeaderMap::new()),
+        ];
+        let frames = futures::stream::iter(frames.map(Ok));
+        let body: Streamed = BodyExt::boxed_unsync(StreamBody::new(frames.boxed()));
+        Ok::<_, ()>(Response::new(body))
+    });
+    let mut service = BulkheadLayer::new(bulkhead.clone()).layer(with_trailers);
+    let mut body = body_of(&mut service).await;
+    assert!(body.frame().await.unwrap().unwrap().is_data());
+    assert_eq!((in_flight(&bulkhead), good.load(Ordering::Relaxed)), (1, 0));
+    assert!(body.frame().await.unwrap().unwrap().is_trailers());
+    assert_eq!((in_flight(&bulkhead), good.load(Ordering::Relaxed)), (0, 1));
+}
