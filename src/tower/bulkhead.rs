@@ -1,7 +1,9 @@
 //! A bulkhead that holds permits until the end of the response.
 
 use std::fmt;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::pin::{Pin, pin};
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::SystemTime;
 
@@ -131,11 +133,27 @@ where
         let options = self.layer.requests.options(&request);
         Box::pin(async move {
             let cx = context(options, false, || bulkhead.clock());
+            let mut waits = false;
+            let mut acquire = pin!(bulkhead.into_permit(cx));
+            let permit = poll_fn(|task| {
+                let polled = acquire.as_mut().poll(task);
+                if polled.is_pending() && !mem::replace(&mut waits, true) {
+                    // A ready service may hold a permit of its own, which a request that waits would keep from others.
+                    service = service.clone();
+                }
+                polled
+            });
             let mut held = Held {
-                permit: Some(bulkhead.into_permit(cx).await?),
+                permit: Some(permit.await?),
                 verdict: None,
                 ends_with_poll: false,
             };
+            if waits {
+                if let Err(error) = poll_fn(|task| service.poll_ready(task)).await {
+                    held.end(&Verdict::transient().not_executed());
+                    return Err(Error::Operation(error));
+                }
+            }
             let response = match service.call(request).await {
                 Ok(response) => response,
                 Err(error) => {
