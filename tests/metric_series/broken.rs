@@ -51,7 +51,7 @@ impl Recorder for Broken {
 
     fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
         tick();
-        Counter::from_arc(Arc::new(Broken))
+        Counter::from_arc(Arc::new(Self))
     }
 
     fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
@@ -60,7 +60,7 @@ impl Recorder for Broken {
 
     fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
         tick();
-        Histogram::from_arc(Arc::new(Broken))
+        Histogram::from_arc(Arc::new(Self))
     }
 }
 
