@@ -53,6 +53,9 @@ impl Registry {
     /// }
     /// ```
     ///
+    /// A panic of `report`, of the function that parses the file, or of an observer ends the future. The registry can be
+    /// watched again.
+    ///
     /// # Cancel safety
     ///
     /// As for [`watch`](Self::watch).

@@ -461,3 +461,37 @@ fn a_file_longer_than_16_mib_is_rejected() {
         "{error}"
     );
 }
+
+#[test]
+fn a_file_is_followed_again_after_its_parser_panicked() {
+    let folder = Folder::new("panic");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(1)).unwrap();
+    let clock = ManualClock::new();
+    let builder = Registry::builder().clock(clock.clone());
+    let parse = |read: &str| {
+        assert_ne!(read, text(22), "panic of the parser");
+        toml::from_str::<Value>(read)
+    };
+    let clients = builder.open(&path, parse).unwrap();
+    let attempts = || clients.get("a").unwrap().snapshot().max_attempts;
+    // Returns whether the watch ended with a panic.
+    let follow = || {
+        let mut watch = Box::pin(clients.watch());
+        let polls = std::panic::AssertUnwindSafe(|| {
+            for _ in 0..40 {
+                let mut cx = Context::from_waker(Waker::noop());
+                assert!(watch.as_mut().poll(&mut cx).is_pending());
+                clock.advance(Duration::from_millis(50));
+            }
+        });
+        std::panic::catch_unwind(polls).is_err()
+    };
+    fs::write(&path, text(22)).unwrap();
+    assert!(follow());
+    assert!(!follow());
+    assert_eq!(attempts(), 1);
+    fs::write(&path, text(333)).unwrap();
+    assert!(!follow());
+    assert_eq!(attempts(), 333);
+}
