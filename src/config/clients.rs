@@ -11,7 +11,7 @@ use super::standard::StandardSettings;
 use super::value::Value;
 use crate::clock::ClockHandle;
 use crate::retry_budget::RetryBudget;
-use crate::standard::{Config, Standard};
+use crate::standard::{Config, Standard, WeakStandard};
 
 /// The settings in a file: those of the clients, and their defaults.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,9 +63,17 @@ impl schemars::JsonSchema for FileSettings {
 }
 
 /// All clients of one version of the settings.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Clients {
     pub(super) all: BTreeMap<String, Client>,
+    /// Clients of earlier versions. One that comes back while a handle of it exists is the same client.
+    gone: BTreeMap<String, Gone>,
+}
+
+#[derive(Clone)]
+struct Gone {
+    standard: WeakStandard,
+    budgets: Vec<(Value, RetryBudget)>,
 }
 
 #[derive(Debug)]
@@ -78,8 +86,8 @@ pub(super) struct Client {
 }
 
 impl Clients {
-    /// Checks a file and returns its clients. Clients that existed before keep their stacks, which are not
-    /// reconfigured yet. `make` builds the others.
+    /// Checks a file and returns its clients. Clients that exist keep their stacks, which are not reconfigured yet.
+    /// `make` builds the others.
     ///
     /// # Errors
     ///
@@ -109,7 +117,34 @@ impl Clients {
             }
             Some(other) => at.report("must be a table", Some(other)),
         });
+        next.gone = self.gone_in(&next);
         at.finish(Some(next))
+    }
+
+    /// Returns the clients of this and earlier versions that `next` lacks.
+    fn gone_in(&self, next: &Self) -> BTreeMap<String, Gone> {
+        let now = self.all.iter().map(|(name, client)| {
+            let gone = Gone {
+                standard: client.standard.downgrade(),
+                budgets: client.budgets.clone(),
+            };
+            (name.clone(), gone)
+        });
+        let before = self.gone.iter();
+        let before = before.map(|(name, gone)| (name.clone(), gone.clone()));
+        before
+            .chain(now)
+            .filter(|(name, gone)| !next.all.contains_key(name) && gone.standard.exists())
+            .collect()
+    }
+
+    /// Returns the stack of a client that exists, and the budgets that were built for it.
+    fn existing(&self, name: &str) -> Option<(Standard, Vec<(Value, RetryBudget)>)> {
+        if let Some(client) = self.all.get(name) {
+            return Some((client.standard.clone(), client.budgets.clone()));
+        }
+        let gone = self.gone.get(name)?;
+        Some((gone.standard.upgrade()?, gone.budgets.clone()))
     }
 
     fn client(
@@ -129,13 +164,13 @@ impl Clients {
             at.at("name", |at| at.report(rule, Some(value)));
         }
         let settings = StandardSettings::read(&own.clone().over(defaults), at)?;
-        let old = self.all.get(name);
-        at.budgets = old.map(|old| old.budgets.clone()).unwrap_or_default();
+        let (standard, budgets) = self.existing(name).unzip();
+        at.budgets = budgets.unwrap_or_default();
         let config = settings.config_in(at);
         let budgets = std::mem::take(&mut at.budgets);
         let config = config.filter(|_| at.len() == before)?;
-        let standard = match old {
-            Some(old) => Ok(old.standard.clone()),
+        let standard = match standard {
+            Some(standard) => Ok(standard),
             None => make(name, config.clone()),
         };
         match standard {

@@ -22,6 +22,7 @@ mod section;
 mod sets;
 mod setting;
 mod shared;
+mod source;
 mod standard;
 mod value;
 mod watch;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use super::clients::{Clients, FileSettings};
 use super::error::{LoadError, SettingsError};
 use super::fingerprint::Fingerprint;
+use super::source::{Seen, Source, until_at_rest};
 use super::value::Value;
 use crate::base::{Base, Setup};
 use crate::error::ConfigError;
@@ -25,14 +26,6 @@ pub struct Registry {
     pub(super) inner: Arc<Inner>,
 }
 
-type Parse = dyn Fn(&str) -> Result<Value, Box<dyn StdError + Send + Sync>> + Send + Sync;
-
-/// A file and its format.
-pub(super) struct Source {
-    path: PathBuf,
-    parse: Box<Parse>,
-}
-
 pub(super) struct Inner {
     pub(super) base: Base,
     /// The observer of the clients' calls.
@@ -42,8 +35,8 @@ pub(super) struct Inner {
     /// Number of loads begun. The number of a load is its turn: the later load has the greater one.
     turns: AtomicU64,
     last_error: Mutex<Option<Arc<LoadError>>>,
-    /// Fingerprint of the file as last read.
-    pub(super) seen: Mutex<Option<Fingerprint>>,
+    /// The file as last read.
+    pub(super) seen: Mutex<Option<Seen>>,
 }
 
 /// The clients in force, and the turn of the load that they come from.
@@ -73,7 +66,7 @@ pub struct Reloaded {
     pub added: Vec<String>,
     /// Clients that were reconfigured in place.
     pub changed: Vec<String>,
-    /// Clients that are no longer in the registry. Their handles keep their last settings.
+    /// Clients that are no longer in the registry. Their handles keep their last settings, until the client comes back.
     pub removed: Vec<String>,
 }
 
@@ -156,16 +149,17 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// If the file cannot be read or parsed, or settings are wrong. The former settings stay in force.
+    /// If the file cannot be read or parsed, or settings are wrong, or if the file changed each of the 100 times that it
+    /// was read. The former settings stay in force.
     pub fn reload(&self) -> Result<Reloaded, LoadError> {
-        loop {
-            let now = self.inner.fingerprint();
-            if let Some(content) = self.inner.read(now) {
-                if let Some(result) = self.inner.load(content) {
-                    return result;
-                }
+        let read = || self.inner.read(self.inner.fingerprint(), None);
+        while let Some(content) = until_at_rest(read) {
+            if let Some(result) = self.inner.load(content) {
+                return result;
             }
         }
+        let error = std::io::Error::other("changed each time it was read");
+        self.inner.finish(Err(self.inner.unreadable(error)))
     }
 
     /// Applies settings: checks all of them, then changes all clients in place.
@@ -209,10 +203,7 @@ impl RegistryBuilder {
         path: impl Into<PathBuf>,
         parse: impl Fn(&str) -> Result<Value, E> + Send + Sync + 'static,
     ) -> Result<Registry, LoadError> {
-        let source = Source {
-            path: path.into(),
-            parse: Box::new(move |text| parse(text).map_err(Into::into)),
-        };
+        let source = Source::new(path.into(), parse);
         let registry = self.empty(Some(source))?;
         registry.reload()?;
         Ok(registry)
@@ -263,36 +254,41 @@ impl Inner {
     }
 
     pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
-        let source = self.source.as_ref()?;
-        Some(Fingerprint::of(&source.path))
+        Some(self.source.as_ref()?.fingerprint())
     }
 
-    /// Reads and parses the file, whose fingerprint is `now`. Returns `None` if the file changed meanwhile.
-    pub(super) fn read(&self, now: Option<Fingerprint>) -> Option<Content> {
+    /// Reads and parses the file, whose fingerprint is `now`. Returns `None` if the file changed meanwhile, or if it is
+    /// as it was when `known` was read.
+    pub(super) fn read(&self, now: Option<Fingerprint>, known: Option<Seen>) -> Option<Content> {
         let turn = self.next_turn();
         let Some(source) = &self.source else {
             let error = std::io::Error::other("the registry has no file");
             let file = Err(LoadError::Read(error));
             return Some(Content { turn, file });
         };
-        let text = std::fs::read_to_string(&source.path);
+        let text = source.read();
         if self.fingerprint() != now {
+            return None;
+        }
+        let seen = now.map(|now| Seen::new(now, text.as_deref().unwrap_or_default()));
+        if known.is_some() && (text.is_err() || seen == known) {
             return None;
         }
         // A file that exists but cannot be read may become readable with the same fingerprint.
         if text.is_ok() || now == Some(Fingerprint::Missing) {
-            *lock(&self.seen) = now;
+            *lock(&self.seen) = seen;
         }
-        let text = text.map_err(|error| {
-            let text = format!("{}: {error}", source.path.display());
-            LoadError::Read(std::io::Error::new(error.kind(), text))
-        });
-        let file = text.and_then(|text| {
-            // Not every parser skips a byte order mark.
-            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-            (source.parse)(text).map_err(LoadError::Parse)
-        });
+        let text = text.map_err(|error| self.unreadable(error));
+        let file = text.and_then(|text| source.parse(&text));
         Some(Content { turn, file })
+    }
+
+    /// Returns the error of a file that could not be read, with its path.
+    fn unreadable(&self, error: std::io::Error) -> LoadError {
+        LoadError::Read(match &self.source {
+            Some(source) => source.named(&error),
+            None => error,
+        })
     }
 
     /// Applies what was read. `None` if a later load was faster: it may have read an earlier content, so the file

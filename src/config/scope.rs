@@ -1,5 +1,8 @@
 //! The position of a reader in the settings, and the mistakes it has found.
 
+use std::collections::BTreeMap;
+use std::mem;
+
 use super::error::{Problem, SettingsError};
 use super::value::Value;
 use crate::clock::ClockHandle;
@@ -10,6 +13,8 @@ use crate::retry_budget::RetryBudget;
 pub(crate) struct Scope {
     path: String,
     problems: Vec<Problem>,
+    /// Indices of the problems by path, in order.
+    by_path: BTreeMap<String, Vec<usize>>,
     /// The clock of handles inside settings, such as budgets; `None` for the default of their builders.
     pub(super) clock: Option<ClockHandle>,
     /// Budgets built so far, by their settings. Equal settings share one budget, so that a reload keeps it.
@@ -51,11 +56,7 @@ impl Scope {
     /// Records that the value at the current path violates a rule.
     pub(super) fn report(&mut self, rule: impl Into<String>, value: Option<&Value>) {
         // A value that could not be read is not reported as missing too.
-        let is_known = |known: &Problem| match known.path.strip_prefix(&self.path) {
-            Some(rest) => rest.is_empty() || rest.starts_with(['.', '[']),
-            None => false,
-        };
-        if value.is_none() && self.problems.iter().any(is_known) {
+        if value.is_none() && self.is_reported() {
             return;
         }
         let problem = Problem {
@@ -63,9 +64,28 @@ impl Scope {
             value: value.map(Value::to_string),
             rule: rule.into(),
         };
-        if !self.problems.contains(&problem) {
-            self.problems.push(problem);
+        let known = self.by_path.get(&self.path);
+        let mut known = known.into_iter().flatten();
+        if !known.any(|&index| self.problems[index] == problem) {
+            self.add(problem);
         }
+    }
+
+    fn add(&mut self, problem: Problem) {
+        let indices = self.by_path.entry(problem.path.clone()).or_default();
+        indices.push(self.problems.len());
+        self.problems.push(problem);
+    }
+
+    /// Returns whether a mistake was reported at the current path, or further in.
+    fn is_reported(&self) -> bool {
+        // Paths are ordered by bytes, so those that continue this one with the same letter are neighbors.
+        let is_inside = |step: &str| {
+            let first = format!("{}{step}", self.path);
+            let next = self.by_path.range(first.clone()..).next();
+            next.is_some_and(|(path, _)| path.starts_with(&first))
+        };
+        self.by_path.contains_key(&self.path) || is_inside(".") || is_inside("[")
     }
 
     pub(super) fn len(&self) -> usize {
@@ -76,11 +96,12 @@ impl Scope {
     pub(super) fn ignoring_missing<R>(&mut self, act: impl FnOnce(&mut Self) -> R) -> R {
         let before = self.problems.len();
         let result = act(self);
-        let mut index = 0;
-        self.problems.retain(|problem| {
-            index += 1;
-            index <= before || problem.value.is_some()
-        });
+        self.by_path.clear();
+        for (index, problem) in mem::take(&mut self.problems).into_iter().enumerate() {
+            if index < before || problem.value.is_some() {
+                self.add(problem);
+            }
+        }
         result
     }
 

@@ -264,8 +264,13 @@ pub(super) fn nearest<'a>(key: &str, keys: &[&'a str]) -> Option<&'a str> {
     (distance <= key.len().max(nearest.len()) / 2 || is_part).then_some(nearest)
 }
 
-/// Returns the edit distance of two words: letters to insert, remove, replace, or swap with their neighbor.
+/// Returns the edit distance of two words: letters to insert, remove, replace, or swap with their neighbor. A long text
+/// is no word, and not compared: that would cost the product of the lengths.
 fn distance(a: &str, b: &str) -> usize {
+    const LONGEST: usize = 200;
+    if a.len().max(b.len()) > LONGEST {
+        return a.len().max(b.len());
+    }
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
     for i in 1..=a.len() {

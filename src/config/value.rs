@@ -1,5 +1,6 @@
 //! Settings as data, independent of the file format.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -153,6 +154,21 @@ impl<'de> Deserialize<'de> for Value {
     }
 }
 
+/// The key of the table that the crate `toml` makes of a date or a time.
+const TOML_DATE: &str = "$__toml_private_datetime";
+
+/// The key of the table that `serde_json` makes of a number, if any crate of a program turns on its feature
+/// `arbitrary_precision`.
+const JSON_NUMBER: &str = "$serde_json::private::Number";
+
+fn number(text: &str) -> Value {
+    match (text.parse(), text.parse()) {
+        (Ok(whole), _) => Value::Integer(whole),
+        (_, Ok(fraction)) => Value::Float(fraction),
+        _ => Value::Text(text.to_owned()),
+    }
+}
+
 struct AnyValue;
 
 impl<'de> Visitor<'de> for AnyValue {
@@ -208,12 +224,17 @@ impl<'de> Visitor<'de> for AnyValue {
 
     fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Value, A::Error> {
         let mut entries: Vec<(String, Value)> = Vec::new();
+        let mut keys = HashSet::new();
         while let Some((key, value)) = table.next_entry::<String, Value>()? {
-            if entries.iter().any(|(other, _)| *other == key) {
+            if !keys.insert(key.clone()) {
                 return Err(de::Error::custom(format!("the key `{key}` is given twice")));
             }
             entries.push((key, value));
         }
-        Ok(Value::Table(entries))
+        Ok(match &entries[..] {
+            [(key, Value::Text(text))] if key == TOML_DATE => Value::Text(text.clone()),
+            [(key, Value::Text(text))] if key == JSON_NUMBER => number(text),
+            _ => Value::Table(entries),
+        })
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::error::LoadError;
 use super::fingerprint::ChangeDetector;
 use super::registry::{Inner, Registry, Reloaded};
+use super::source::SecondLook;
 use crate::sync::lock;
 
 /// Interval between checks of the file.
@@ -24,7 +25,8 @@ impl Registry {
     /// Each change leads to one [`Event::Config`](crate::Event::Config). The former settings stay in force after a
     /// mistake, and while there is no file. An unreadable file is tried again, but reported only once.
     ///
-    /// The file is read on the thread that polls the future.
+    /// The file is read on the thread that polls the future. A second after a change was applied, it is read once more:
+    /// another change of equal size may have been written within the same tick of the file system's clock.
     ///
     /// # Cancel safety
     ///
@@ -51,6 +53,9 @@ impl Registry {
     /// }
     /// ```
     ///
+    /// A panic of `report`, of the function that parses the file, or of an observer ends the future. The registry can be
+    /// watched again.
+    ///
     /// # Cancel safety
     ///
     /// As for [`watch`](Self::watch).
@@ -64,6 +69,7 @@ impl Registry {
 
 async fn follow(registry: Weak<Inner>, mut report: impl FnMut(&Result<Reloaded, LoadError>)) {
     let mut changes = ChangeDetector::default();
+    let mut second_look = SecondLook::default();
     // Fingerprint of the unreadable file that was reported last. Reading it is tried again.
     let mut unreadable = None;
     loop {
@@ -75,15 +81,20 @@ async fn follow(registry: Weak<Inner>, mut report: impl FnMut(&Result<Reloaded, 
                 return;
             };
             let seen = *lock(&inner.seen);
-            if changes.is_due(seen, now) {
-                // A file that changed while it was read is checked again.
-                if let Some(content) = inner.read(Some(now)) {
-                    let is_known = content.is_unreadable() && unreadable == Some(now);
-                    unreadable = content.is_unreadable().then_some(now);
-                    let loaded = if is_known { None } else { inner.load(content) };
-                    if let Some(reload) = loaded {
-                        report(&reload);
-                    }
+            // A file that changed while it was read is checked again.
+            let content = if changes.is_due(seen.map(|seen| seen.fingerprint), now) {
+                inner.read(Some(now), None)
+            } else if !changes.is_changing() && seen.is_some_and(|seen| second_look.is_due(seen)) {
+                inner.read(Some(now), seen)
+            } else {
+                None
+            };
+            if let Some(content) = content {
+                let is_known = content.is_unreadable() && unreadable == Some(now);
+                unreadable = content.is_unreadable().then_some(now);
+                let loaded = if is_known { None } else { inner.load(content) };
+                if let Some(reload) = loaded {
+                    report(&reload);
                 }
             }
             let clock = &inner.base.clock;

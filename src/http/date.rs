@@ -122,7 +122,7 @@ fn parse_rfc_3339(text: &str) -> Option<SystemTime> {
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
     if !(1..=12).contains(&month)
-        || !(1..=31).contains(&day)
+        || !(1..=days_of(year, month)).contains(&day)
         || hour > 23
         || minute > 59
         || second > 60
@@ -140,7 +140,11 @@ fn parse_rfc_3339(text: &str) -> Option<SystemTime> {
     let offset = match zone.as_bytes() {
         b"Z" | b"z" => 0,
         [sign @ (b'+' | b'-'), _, _, b':', _, _] => {
-            let minutes = whole_number(&zone[1..3])? * 60 + whole_number(&zone[4..6])?;
+            let (hours, minutes) = (whole_number(&zone[1..3])?, whole_number(&zone[4..6])?);
+            if hours > 23 || minutes > 59 {
+                return None;
+            }
+            let minutes = hours * 60 + minutes;
             let seconds = i64::try_from(minutes).ok()? * 60;
             if *sign == b'+' { seconds } else { -seconds }
         }
@@ -152,6 +156,16 @@ fn parse_rfc_3339(text: &str) -> Option<SystemTime> {
         u64::try_from(seconds).ok()?,
         nanos.min(999_999_999),
     ))
+}
+
+/// Returns the length of a month in the Gregorian calendar.
+const fn days_of(year: u64, month: u64) -> u64 {
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    match month {
+        2 => 28 + is_leap as u64,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
 }
 
 /// Returns the days from 1970-01-01 in the Gregorian calendar (Hinnant, `days_from_civil`).
@@ -226,6 +240,11 @@ mod tests {
             "99999999999999999999999999999999999999999999",
             "é",
             "2026-11-28é12:00:00",
+            "2026-11-31T12:00:30Z",
+            "2027-02-29T12:00:30Z",
+            "2100-02-29T12:00:30Z",
+            "2026-11-28T12:00:30+24:00",
+            "2026-11-28T12:00:30-01:60",
         ] {
             assert_eq!(parse_reset(text, noon()), None, "{text}");
         }

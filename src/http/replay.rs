@@ -98,6 +98,10 @@ impl Kept {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Data(data) if data.is_empty())
+    }
+
     fn frame(self) -> Frame<Bytes> {
         match self {
             Self::Data(data) => Frame::data(data),
@@ -328,7 +332,8 @@ where
                 Some(Err(error))
             }
             Poll::Ready(Some(Ok(kept))) => {
-                if state.stage == Stage::Keeping {
+                // An empty frame is not kept: any number of them would be below the limit.
+                if state.stage == Stage::Keeping && !kept.is_empty() {
                     state.kept += kept.len();
                     if state.kept > self.limit || is_last {
                         state.stage = Stage::Beyond(number);

@@ -162,13 +162,15 @@ pub(super) fn of_response(status: StatusCode, headers: &HeaderMap, now: SystemTi
         429 => caller_over_limit(hint(headers, now)),
         403 if after.is_some() || is_used_up(headers, now) => caller_over_limit(hint(headers, now)),
         413 if after.is_some() => caller_over_limit(after),
-        421 | 425 => with_hint(Verdict::transient().not_executed(), after),
+        421 => Verdict::transient().not_executed(),
+        425 => with_hint(Verdict::transient().not_executed(), after),
         503 => match after {
             Some(after) => Verdict::throttled(after),
             None => Verdict::transient(),
         },
         501 | 505 => Verdict::permanent(),
-        408 | 500.. => with_hint(Verdict::transient(), after),
+        408 => with_hint(Verdict::transient(), after),
+        500.. => Verdict::transient(),
         _ => Verdict::permanent(),
     }
 }

@@ -6,6 +6,8 @@
 
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "config")]
+use std::sync::Weak;
 use std::time::Duration;
 
 use crate::circuit_breaker::CircuitBreaker;
@@ -40,9 +42,31 @@ pub struct Standard {
     inner: Arc<Inner>,
 }
 
+/// A stack that is not kept.
+#[cfg(feature = "config")]
+#[derive(Clone)]
+pub(crate) struct WeakStandard(Weak<Inner>);
+
+#[cfg(feature = "config")]
+impl WeakStandard {
+    /// Returns the stack, if a handle of it exists.
+    pub(crate) fn upgrade(&self) -> Option<Standard> {
+        self.0.upgrade().map(Standard::of)
+    }
+
+    pub(crate) fn exists(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
 impl Standard {
     const fn of(inner: Arc<Inner>) -> Self {
         Self { inner }
+    }
+
+    #[cfg(feature = "config")]
+    pub(crate) fn downgrade(&self) -> WeakStandard {
+        WeakStandard(Arc::downgrade(&self.inner))
     }
 
     /// Returns a stack with the default settings, on tokio's clock.

@@ -1,11 +1,15 @@
 //! A bulkhead that holds permits until the end of the response.
 
 use std::fmt;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::pin::{Pin, pin};
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::SystemTime;
 
 use ::http::Response;
+use ::http::header::CONTENT_LENGTH;
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
@@ -40,8 +44,9 @@ pub enum Hold {
 /// An adaptive limit learns from the time to the end of the body, and from the status. A request that is dropped, and
 /// the body of a 2xx that is dropped between its first poll and its end, are overload unless
 /// [`cancel_is_overload`](crate::bulkhead::BulkheadBuilder::cancel_is_overload) is off. A body that is dropped without
-/// a poll, as servers do with the answer to a `HEAD`, ends when it is dropped. The error is [`Error`]; a
-/// [`RespondLayer`](super::RespondLayer) outside converts rejections into responses.
+/// a poll, as servers do with the answer to a `HEAD`, or once all bytes of its declared length were sent, ends when it
+/// is dropped. The error is [`Error`]; a [`RespondLayer`](super::RespondLayer) outside converts rejections into
+/// responses.
 #[derive(Clone, Debug)]
 pub struct BulkheadLayer<C = Once> {
     bulkhead: Bulkhead,
@@ -128,11 +133,27 @@ where
         let options = self.layer.requests.options(&request);
         Box::pin(async move {
             let cx = context(options, false, || bulkhead.clock());
+            let mut waits = false;
+            let mut acquire = pin!(bulkhead.into_permit(cx));
+            let permit = poll_fn(|task| {
+                let polled = acquire.as_mut().poll(task);
+                if polled.is_pending() && !mem::replace(&mut waits, true) {
+                    // A ready service may hold a permit of its own, which a request that waits would keep from others.
+                    service = service.clone();
+                }
+                polled
+            });
             let mut held = Held {
-                permit: Some(bulkhead.into_permit(cx).await?),
+                permit: Some(permit.await?),
                 verdict: None,
                 ends_with_poll: false,
             };
+            if waits {
+                if let Err(error) = poll_fn(|task| service.poll_ready(task)).await {
+                    held.end(&Verdict::transient().not_executed());
+                    return Err(Error::Operation(error));
+                }
+            }
             let response = match service.call(request).await {
                 Ok(response) => response,
                 Err(error) => {
@@ -151,9 +172,17 @@ where
             held.verdict = Some(verdict);
             held.ends_with_poll = status.is_success();
             let held = (!is_over).then_some((held, verdict));
-            Ok(response.map(|body| HeldBody { body, held }))
+            let left = declared_length(&response);
+            Ok(response.map(|body| HeldBody { body, held, left }))
         })
     }
+}
+
+/// Returns the length of a body that its receiver knows.
+fn declared_length<B: Body>(response: &Response<B>) -> Option<u64> {
+    let text = response.headers().get(CONTENT_LENGTH);
+    let length = text.and_then(|text| text.to_str().ok()?.parse().ok());
+    length.or_else(|| response.body().size_hint().exact())
 }
 
 /// The permit of a request in flight.
@@ -193,6 +222,8 @@ pin_project! {
         #[pin]
         body: B,
         held: Option<(Held, Verdict)>,
+        // Bytes of the declared length that were not returned yet.
+        left: Option<u64>,
     }
 }
 
@@ -209,9 +240,21 @@ impl<B: Body> Body for HeldBody<B> {
             held.verdict = None;
         }
         let frame = ready!(this.body.as_mut().poll_frame(task));
+        if let (Some(left), Some(Ok(frame))) = (&mut this.left, &frame) {
+            let length = frame.data_ref().map_or(0, |data| data.remaining() as u64);
+            *left = left.saturating_sub(length);
+            // A server that has sent the declared length drops the body, without a poll to its end.
+            if let (0, Some((held, verdict))) = (*left, &mut this.held) {
+                held.verdict = Some(*verdict);
+                held.ends_with_poll = false;
+            }
+        }
         let verdict_of_end = match &frame {
-            // A body at its end may not be polled again, so its permit is released now.
-            Some(Ok(_)) if !this.body.is_end_stream() => return Poll::Ready(frame),
+            // A body at its end, such as one that has returned its trailers, may not be polled again, so its permit is
+            // released now.
+            Some(Ok(next)) if !next.is_trailers() && !this.body.is_end_stream() => {
+                return Poll::Ready(frame);
+            }
             Some(Err(_)) => Some(Verdict::transient()),
             Some(Ok(_)) | None => None,
         };
@@ -235,6 +278,7 @@ impl<B: From<String>> From<String> for HeldBody<B> {
         Self {
             body: B::from(text),
             held: None,
+            left: None,
         }
     }
 }

@@ -159,7 +159,10 @@ where
             let cx = context(options, is_repeatable, || policy.as_ref()?.clock());
             let calls = Calls::new(service, &requests, kept);
             match &policy {
-                Some(policy) => policy.run_call(ServiceCall(&calls), cx).await.result,
+                Some(policy) => {
+                    let run = policy.run_call(ServiceCall(&calls), cx);
+                    calls.poll_with(run).await.result
+                }
                 None => ().run_call(ServiceCall(&calls), cx).await.result,
             }
         })

@@ -31,7 +31,8 @@ pub type ServiceFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>
 /// # Readiness
 ///
 /// `poll_ready` is that of the inner service, and never waits for a policy. The first attempt uses the service that
-/// was made ready; each further attempt makes a clone ready.
+/// was made ready, unless it waits for a policy; then it makes a clone ready, as each further attempt does. So a call
+/// that waits takes no permit of the inner service.
 ///
 /// # Example
 ///
@@ -171,7 +172,8 @@ where
             let kept = requests.keep(request);
             let cx = context(options, requests.is_repeatable(&kept), || policy.clock());
             let calls = Calls::new(service, &requests, kept);
-            policy.run_call(ServiceCall(&calls), cx).await.result
+            let run = policy.run_call(ServiceCall(&calls), cx);
+            calls.poll_with(run).await.result
         })
     }
 }

@@ -45,6 +45,70 @@ impl<'c, S, R, C: Requests<R>> Calls<'c, S, R, C> {
             attempts: Attempts::new(),
         }
     }
+
+    /// Polls a run of this call. If it waits before its first attempt, the ready service is exchanged for a clone, which
+    /// is made ready after the wait.
+    ///
+    /// A ready service may hold a permit, such as one of tower's `ConcurrencyLimit`. A call that waits for a policy would
+    /// keep it from other calls, even from further attempts of the one that it waits for.
+    pub(super) fn poll_with<F: Future>(&self, run: F) -> PollWith<'_, Self, F>
+    where
+        S: Clone,
+    {
+        PollWith {
+            calls: self,
+            is_first: true,
+            run,
+        }
+    }
+}
+
+/// A call whose service was made ready.
+pub(super) trait HoldReady {
+    /// Exchanges the ready service for a clone, unless the first attempt has taken it.
+    fn release(&self);
+}
+
+impl<S: Clone, R, C: Requests<R>> HoldReady for Calls<'_, S, R, C> {
+    #[cold]
+    fn release(&self) {
+        let ready = {
+            let mut slot = lock(&self.slot);
+            if !mem::replace(&mut slot.is_ready, false) {
+                return;
+            }
+            slot.service.take()
+        };
+        // Cloned and dropped outside the lock, because both are user code.
+        let clone = ready.clone();
+        lock(&self.slot).service = clone;
+        drop(ready);
+    }
+}
+
+pin_project! {
+    /// A run that releases a ready service while it waits.
+    #[must_use = "futures do nothing unless you `.await` or poll them"]
+    pub(super) struct PollWith<'c, H, F> {
+        calls: &'c H,
+        is_first: bool,
+        #[pin]
+        run: F,
+    }
+}
+
+impl<H: HoldReady, F: Future> Future for PollWith<'_, H, F> {
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let polled = this.run.poll(task);
+        if mem::take(this.is_first) && polled.is_pending() {
+            this.calls.release();
+        }
+        polled
+    }
 }
 
 /// A policy that runs the calls of a service. Implemented for every policy that can.

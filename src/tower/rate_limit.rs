@@ -183,7 +183,7 @@ where
                 Some(key) => {
                     let limit = limits.get(key);
                     let cx = context(options, false, || limit.clock());
-                    (&limit).run(op, cx).await.result
+                    calls.poll_with((&limit).run(op, cx)).await.result
                 }
                 None => {
                     let cx = context(options, false, || None);

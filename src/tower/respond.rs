@@ -11,6 +11,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::answer::{Answer, AnswerWith, Answers, split};
+use super::bulkhead::BulkheadLayer;
+use super::keyed::KeyedLayer;
 use super::layer::PolicyLayer;
 use crate::error::{Error, PolicyError};
 use crate::http::rate_limit;
@@ -78,13 +80,19 @@ impl<A> RespondLayer<A> {
     }
 }
 
-impl<P, C> PolicyLayer<P, C> {
-    /// Returns this layer inside one that [answers](RespondLayer) rejections and timeouts, so that the error type is
-    /// the service's own again.
-    pub fn respond(self) -> (RespondLayer, Self) {
-        (RespondLayer::new(), self)
-    }
+macro_rules! respond {
+    ($($layer:ident<$($own:ident),*>)*) => {$(
+        impl<$($own),*> $layer<$($own),*> {
+            /// Returns this layer inside one that [answers](RespondLayer) rejections and timeouts, so that the error type
+            /// is the service's own again.
+            pub fn respond(self) -> (RespondLayer, Self) {
+                (RespondLayer::new(), self)
+            }
+        }
+    )*};
 }
+
+respond! { PolicyLayer<P, C> KeyedLayer<K, P, X, C> BulkheadLayer<C> }
 
 impl<A: Clone, S> Layer<S> for RespondLayer<A> {
     type Service = RespondService<S, A>;

@@ -21,7 +21,7 @@ use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome
 /// |---|---|
 /// | `policy` | the name given to [`new`](Self::new) |
 /// | `attempts` | how many times the operation was started |
-/// | `outcome` | `succeeded`, `failed`, `timed_out`, `rejected`, or `cancelled` |
+/// | `outcome` | `succeeded`, `failed`, `timed_out`, `rejected`, `cancelled`, or `panicked` |
 /// | `reason` | why it was rejected, such as `circuit_open` |
 /// | `otel.name` | as `policy` |
 /// | `otel.status_code` | `OK` or `ERROR`; not set if the call was cancelled |
@@ -124,7 +124,10 @@ impl AttemptSpan {
     #[cold]
     #[inline(never)]
     fn span(self, attempt: u32, hedge: bool) -> Span {
-        let span = ::tracing::info_span!(
+        // Not recorded later: if the subscriber panicked in that and again when the span is dropped, the process would
+        // abort.
+        let resend_count = (attempt > 1).then(|| attempt - 1);
+        ::tracing::info_span!(
             target: "backstop",
             "attempt",
             policy = self.name,
@@ -132,14 +135,10 @@ impl AttemptSpan {
             hedge,
             outcome = Empty,
             reason = Empty,
-            http.request.resend_count = Empty,
             otel.name = "attempt",
+            http.request.resend_count = resend_count,
             otel.status_code = Empty,
-        );
-        if attempt > 1 && !span.is_disabled() {
-            span.record("http.request.resend_count", attempt - 1);
-        }
-        span
+        )
     }
 }
 
@@ -185,7 +184,7 @@ impl<Op: Operation> Spanned<Op> {
         if span.is_disabled() {
             return Self::closed(op, cx);
         }
-        let open = Open(Some(Box::new(End {
+        let mut open = Open(Some(Box::new(End {
             before: counts.then(|| op.started()),
             op,
             ending: Ending::Cancelled,
@@ -222,8 +221,8 @@ struct Open<Op: Operation>(Option<Box<End<Op>>>);
 
 impl<Op: Operation> Open<Op> {
     #[inline(always)]
-    fn enter(&self) -> Scope<'_> {
-        Scope(self.0.as_ref().map(|end| Scope::enter(&end.span)))
+    fn enter(&mut self) -> Scope<'_> {
+        Scope(self.0.as_mut().map(|end| Entry::new(end)))
     }
 
     /// Enters the span until its end is recorded.
@@ -237,20 +236,39 @@ impl<Op: Operation> Open<Op> {
 
 /// Leaves a span when it is dropped. The subscriber is user code: if it panics while another panic unwinds, that one
 /// goes on, instead of a second one that aborts the process.
-struct Scope<'a>(Option<Entered<'a>>);
+struct Scope<'a>(Option<Entry<'a>>);
 
-impl<'a> Scope<'a> {
+/// A span that was entered for a part of its run.
+struct Entry<'a> {
+    /// `None` once it was exited.
+    entered: Option<Entered<'a>>,
+    /// `Panicked` until the part is over.
+    ending: &'a mut Ending,
+    /// Whether the thread was panicking when the span was entered, as in a destructor that polls the run.
+    was_panicking: bool,
+}
+
+impl<'a> Entry<'a> {
     #[cold]
     #[inline(never)]
-    fn enter(span: &'a Span) -> Entered<'a> {
-        span.enter()
+    fn new<Op: Operation>(end: &'a mut End<Op>) -> Self {
+        end.ending = Ending::Panicked;
+        Self {
+            entered: Some(end.span.enter()),
+            ending: &mut end.ending,
+            was_panicking: std::thread::panicking(),
+        }
     }
 
     #[cold]
     #[inline(never)]
     fn leave(&mut self) {
         let mut panics = Panics::default();
-        panics.run(|| drop(self.0.take()));
+        panics.run(|| drop(self.entered.take()));
+        let is_unwinding = std::thread::panicking() && !self.was_panicking;
+        if panics.is_empty() && !is_unwinding {
+            *self.ending = Ending::Cancelled;
+        }
         panics.resume();
     }
 }
@@ -258,8 +276,8 @@ impl<'a> Scope<'a> {
 impl Drop for Scope<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.0.is_some() {
-            self.leave();
+        if let Some(entry) = &mut self.0 {
+            entry.leave();
         }
     }
 }
@@ -270,6 +288,7 @@ struct End<Op: Operation> {
     op: Op,
     /// Number of attempts started before the span; `None` if attempts are not recorded.
     before: Option<u32>,
+    /// The ending if the run is dropped now.
     ending: Ending,
     /// Whether the attempt is being dropped in the span.
     entered: bool,

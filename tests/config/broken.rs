@@ -342,3 +342,10 @@ fn null_is_not_a_value() {
         "clients.a.retry: must be a table, is null"
     );
 }
+
+#[test]
+fn a_time_in_place_of_a_duration_is_shown_as_written() {
+    let file = toml("clients.a.total_timeout = 00:00:10");
+    let error = Registry::builder().build(&file).unwrap_err();
+    assert_eq!(error.problems()[0].value(), Some("\"00:00:10\""));
+}

@@ -269,3 +269,18 @@ fn the_builders_check_all_settings() {
         ]
     );
 }
+
+/// If any crate of a program turns on `arbitrary_precision` of `serde_json`, its numbers are tables of one text.
+#[test]
+fn json_numbers_of_any_precision_are_numbers() {
+    use serde::Deserialize;
+    use serde::de::value::{Error, MapDeserializer};
+    let read = |text: &str| {
+        let number = [("$serde_json::private::Number", text)].into_iter();
+        Value::deserialize(MapDeserializer::<_, Error>::new(number)).unwrap()
+    };
+    assert_eq!(read("4"), Value::Integer(4));
+    assert_eq!(read("-18446744073709551616"), Value::Integer(-(1 << 64)));
+    assert_eq!(read("0.5"), Value::Float(0.5));
+    assert_eq!(read("1e3"), Value::Float(1000.0));
+}

@@ -4,11 +4,14 @@
 
 mod broken;
 mod formats;
+mod long;
 mod reload;
 #[cfg(feature = "schema")]
 mod schema;
 mod snapshots;
 mod under_load;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 mod watched;
 
 use backstop::ManualClock;

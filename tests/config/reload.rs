@@ -55,6 +55,36 @@ fn a_reload_changes_clients_in_place() {
 }
 
 #[test]
+fn a_client_that_comes_back_is_that_of_its_handles() {
+    let (with, without) = ("[clients.a]\nlimiter.quota = \"100/h\"", "[clients.b]");
+    let clients = registry(with);
+    let a = clients.get("a").unwrap();
+    for _ in 0..60 {
+        a.limiter().unwrap().try_acquire().unwrap();
+    }
+    let (added, gone) = (names(&["b"]), names(&["a"]));
+    assert_eq!(reloaded(&clients, without), (added, vec![], gone.clone()));
+    assert!(clients.get("a").is_none());
+    // Also after a second version without it.
+    assert_eq!(reloaded(&clients, without), Default::default());
+    let more = with.replace("100", "200") + "\nretry.max_attempts = 7\nbudget.ratio = 0.5";
+    assert_eq!(reloaded(&clients, &more).0, gone);
+    assert_eq!(a.snapshot().max_attempts, 7);
+    let remaining = |client: &backstop::Standard| client.limiter().unwrap().snapshot().remaining;
+    assert_eq!(
+        (remaining(&a), remaining(&clients.get("a").unwrap())),
+        (40, 40)
+    );
+
+    // Without a handle, it is a new client.
+    drop(a);
+    reloaded(&clients, without);
+    reloaded(&clients, without);
+    reloaded(&clients, with);
+    assert_eq!(remaining(&clients.get("a").unwrap()), 100);
+}
+
+#[test]
 fn defaults_that_are_given_are_no_change() {
     let text = "[clients.a]\nlimiter.quota = \"5/s\"\n[clients.b]\nretry.max_attempts = 4";
     let clients = registry(text);

@@ -12,6 +12,8 @@ use std::time::Duration;
 use backstop::config::{LoadError, Registry, Reloaded, Value};
 use backstop::{Event, ManualClock};
 
+use crate::watchdog::within_a_minute;
+
 /// A folder that is removed at the end of a test.
 pub(crate) struct Folder(PathBuf);
 
@@ -404,4 +406,92 @@ fn a_byte_order_mark_is_skipped_in_every_format() {
     fs::write(&path, format!("\u{feff}{}", text(1))).unwrap();
     let clients = builder.open(&path, |text| toml::from_str(text)).unwrap();
     assert_eq!(clients.names(), ["a"]);
+}
+
+#[test]
+fn a_change_of_equal_size_right_after_the_file_was_read_is_seen() {
+    let folder = Folder::new("racy");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(3)).unwrap();
+    let written = fs::metadata(&path).unwrap().modified().unwrap();
+    let mut watched = Watched::open(&path);
+    // Both are written within one tick of the file system's clock.
+    fs::write(&path, text(4)).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(written).unwrap();
+    assert_eq!(watched.pass(2000), APPLIED);
+    assert_eq!(watched.attempts(), 4);
+    assert!(watched.pass(60_000).is_empty());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_the_file_is_rejected_and_not_waited_for() {
+    within_a_minute(|| {
+        let folder = Folder::new("pipe");
+        let path = folder.join("clients.toml");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let builder = Registry::builder().clock(ManualClock::new());
+        let error = builder
+            .open(&path, |text| toml::from_str(text))
+            .unwrap_err();
+        assert!(matches!(error, LoadError::Read(_)));
+        let text = error.to_string();
+        assert!(
+            text.ends_with("clients.toml: must be a regular file"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn a_file_longer_than_16_mib_is_rejected() {
+    let folder = Folder::new("long");
+    let path = folder.join("clients.toml");
+    let longest = |more: usize| format!("clients = {{}}{}", "\n".repeat((16 << 20) - 12 + more));
+    let builder = Registry::builder().clock(ManualClock::new());
+    fs::write(&path, longest(0)).unwrap();
+    let parse = |text: &str| toml::from_str::<Value>(text.trim_end());
+    builder.clone().open(&path, parse).unwrap();
+    fs::write(&path, longest(1)).unwrap();
+    let error = builder.open(&path, parse).unwrap_err().to_string();
+    assert!(
+        error.ends_with("clients.toml: must not be longer than 16 MiB"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_is_followed_again_after_its_parser_panicked() {
+    let folder = Folder::new("panic");
+    let path = folder.join("clients.toml");
+    fs::write(&path, text(1)).unwrap();
+    let clock = ManualClock::new();
+    let builder = Registry::builder().clock(clock.clone());
+    let parse = |read: &str| {
+        assert_ne!(read, text(22), "panic of the parser");
+        toml::from_str::<Value>(read)
+    };
+    let clients = builder.open(&path, parse).unwrap();
+    let attempts = || clients.get("a").unwrap().snapshot().max_attempts;
+    // Returns whether the watch ended with a panic.
+    let follow = || {
+        let mut watch = Box::pin(clients.watch());
+        let polls = std::panic::AssertUnwindSafe(|| {
+            for _ in 0..40 {
+                let mut cx = Context::from_waker(Waker::noop());
+                assert!(watch.as_mut().poll(&mut cx).is_pending());
+                clock.advance(Duration::from_millis(50));
+            }
+        });
+        std::panic::catch_unwind(polls).is_err()
+    };
+    fs::write(&path, text(22)).unwrap();
+    assert!(follow());
+    assert!(!follow());
+    assert_eq!(attempts(), 1);
+    fs::write(&path, text(333)).unwrap();
+    assert!(!follow());
+    assert_eq!(attempts(), 333);
 }

@@ -55,6 +55,10 @@ fn statuses_have_the_verdicts_of_the_table() {
     assert_eq!(get(503, &after), Verdict::throttled(seconds(5)));
     assert_eq!(get(408, &after), Verdict::transient().after(seconds(5)));
     assert_eq!(get(425, &after).retry(), RetryAdvice::After(seconds(5)));
+    // On other statuses, the field is not about this call: the backoff decides.
+    for status in [421, 500, 502, 504, 507, 599, 401, 404, 501, 505, 301, 200] {
+        assert_eq!(get(status, &after), get(status, &[]), "{status}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Series of the crate `metrics`: their names, labels, values, and number.
 #![cfg(feature = "metrics")]
 
+mod broken;
 mod grafana;
 mod recorder;
 

@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -177,11 +178,40 @@ async fn head_requests_are_no_overload_for_an_adaptive_limit() {
     let bulkhead = Bulkhead::builder().adaptive(limit).build().unwrap();
     let mut router: Router = Router::new()
         .route("/", get(|| async { "hello" }))
-        .layer((RespondLayer::new(), BulkheadLayer::new(bulkhead.clone())));
+        .layer(BulkheadLayer::new(bulkhead.clone()).respond());
     for _ in 0..30 {
         let request = Request::head("/").body(Body::empty()).unwrap();
         assert_eq!(router.call(request).await.unwrap().status(), 200);
         tokio::time::advance(ms(10)).await;
+    }
+    let snapshot = bulkhead.snapshot();
+    assert_eq!((snapshot.limit, snapshot.in_flight), (10, 0));
+}
+
+/// A server that has sent the declared length does not poll the body again, but drops it.
+#[tokio::test]
+async fn a_body_of_declared_length_is_no_overload_for_an_adaptive_limit() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let limit = Aimd::builder().initial(10).max(10).build().unwrap();
+    let bulkhead = Bulkhead::builder().adaptive(limit).build().unwrap();
+    let file = || async {
+        let frames = ["hello ", "world"].map(Ok::<_, Infallible>);
+        let body = Body::from_stream(futures::stream::iter(frames));
+        ([("content-length", "11")], body)
+    };
+    let router = Router::new()
+        .route("/", get(file))
+        .layer(BulkheadLayer::new(bulkhead.clone()).respond());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    for _ in 0..3 {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("\r\n\r\nhello world"), "{answer}");
     }
     let snapshot = bulkhead.snapshot();
     assert_eq!((snapshot.limit, snapshot.in_flight), (10, 0));

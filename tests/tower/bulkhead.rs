@@ -266,3 +266,61 @@ async fn responses_without_a_body_end_their_calls_well() {
         assert_eq!(samples.load(Ordering::Relaxed), calls);
     }
 }
+
+#[tokio::test]
+async fn a_body_dropped_before_its_declared_length_was_sent_is_cancelled() {
+    let good = Arc::<AtomicU32>::default();
+    let bulkhead = Bulkhead::builder()
+        .adaptive(Counting(good.clone()))
+        .cancel_is_overload(true);
+    let file = scripted(|_, length: Option<&'static str>| async move {
+        let mut response = Response::builder();
+        if let Some(length) = length {
+            response = response.header("content-length", length);
+        }
+        Ok::<_, ()>(response.body(three_frames(false)).unwrap())
+    });
+    let mut service = BulkheadLayer::new(bulkhead.build().unwrap()).layer(file);
+    for (length, frames, is_good) in [
+        (Some("3"), 3, true),
+        (Some("3"), 2, false),
+        (None, 3, false),
+        // More than declared, less, and no number.
+        (Some("2"), 3, true),
+        (Some("4"), 3, false),
+        (Some("x"), 3, false),
+    ] {
+        let mut body = send(&mut service, length).await.unwrap().into_body();
+        for _ in 0..frames {
+            body.frame().await.unwrap().unwrap();
+        }
+        drop(body);
+        let good = good.swap(0, Ordering::Relaxed) == 1;
+        assert_eq!(good, is_good, "{length:?}, {frames} frames");
+    }
+}
+
+/// Servers drop a body that has returned its trailers.
+#[tokio::test]
+async fn a_body_ends_with_its_trailers() {
+    let good = Arc::<AtomicU32>::default();
+    let bulkhead = Bulkhead::builder()
+        .adaptive(Counting(good.clone()))
+        .cancel_is_overload(true);
+    let bulkhead = bulkhead.build().unwrap();
+    let with_trailers = scripted(|_, _: Request<()>| async {
+        let frames = [
+            Frame::data(Bytes::from("x")),
+            Frame::trailers(http::HeaderMap::new()),
+        ];
+        let frames = futures::stream::iter(frames.map(Ok));
+        let body: Streamed = BodyExt::boxed_unsync(StreamBody::new(frames.boxed()));
+        Ok::<_, ()>(Response::new(body))
+    });
+    let mut service = BulkheadLayer::new(bulkhead.clone()).layer(with_trailers);
+    let mut body = body_of(&mut service).await;
+    assert!(body.frame().await.unwrap().unwrap().is_data());
+    assert_eq!((in_flight(&bulkhead), good.load(Ordering::Relaxed)), (1, 0));
+    assert!(body.frame().await.unwrap().unwrap().is_trailers());
+    assert_eq!((in_flight(&bulkhead), good.load(Ordering::Relaxed)), (0, 1));
+}

@@ -21,6 +21,7 @@ mod policy;
 mod rate_limit;
 mod replay;
 mod respond;
+mod waiting;
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)

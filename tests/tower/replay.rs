@@ -2,7 +2,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use backstop::event::StopReason;
-use backstop::http::{ClassifyResponses, ReplayBody};
+use backstop::http::{ClassifyResponses, Replay, ReplayBody};
 use backstop::tower::PolicyLayer;
 use backstop::{Endpoints, Event, ManualClock, Pipeline, Retry};
 use bytes::Bytes;
@@ -155,4 +155,27 @@ fn heads_are_the_same_in_all_attempts() {
     assert!(clock.block_on(send(&mut layered, request)).is_err());
     let seen = seen.lock().unwrap();
     assert!(seen.len() == 3 && seen.iter().all(|one| *one == seen[0] && one.2 == Some(7)));
+}
+
+/// Any number of empty frames is below the limit, so keeping them would take any amount of memory.
+#[tokio::test]
+async fn empty_frames_are_sent_and_not_kept() {
+    let frames = (0..1000).map(|number| match number % 100 {
+        0 => Bytes::from("x"),
+        _ => Bytes::new(),
+    });
+    let frames = frames.map(|data| Ok::<_, std::io::Error>(Frame::data(data)));
+    let body = StreamBody::new(futures::stream::iter(frames.collect::<Vec<_>>()));
+    let replay = Replay::new(body, 10).unwrap_or_else(|_| panic!("its length is not declared"));
+    let (mut first, mut second) = (replay.copy().unwrap(), replay.copy().unwrap());
+    let mut counts = [0; 2];
+    for (copy, count) in [&mut first, &mut second].into_iter().zip(&mut counts) {
+        let mut data = Vec::new();
+        while let Some(frame) = copy.frame().await {
+            *count += 1;
+            data.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        }
+        assert_eq!(data, [b'x'; 10]);
+    }
+    assert_eq!(counts, [1000, 10]);
 }

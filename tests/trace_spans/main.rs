@@ -4,6 +4,7 @@
 mod each_callback;
 mod panics;
 mod subscriber;
+mod unwinding;
 
 use std::future::pending;
 use std::sync::Arc;
