@@ -158,6 +158,47 @@ impl Attempts {
     }
 }
 
+/// Counts the attempts that one layer starts, without those that other copies of the call start while the layer is not
+/// polled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnAttempts {
+    /// Number of attempts started by others.
+    others: u32,
+    /// Number of all attempts when the layer was polled last; `None` while it runs.
+    paused_at: Option<u32>,
+}
+
+impl OwnAttempts {
+    /// Begins to count while the layer runs. `started` is the number of all attempts of the call so far, here and below.
+    #[inline(always)]
+    pub(crate) const fn new(started: u32) -> Self {
+        Self {
+            others: started,
+            paused_at: None,
+        }
+    }
+
+    /// Counts the attempts from now on as the layer's own.
+    #[inline(always)]
+    pub(crate) fn resume(&mut self, started: u32) {
+        if let Some(at) = self.paused_at.take() {
+            self.others = self.others.wrapping_add(started.wrapping_sub(at));
+        }
+    }
+
+    /// Counts the attempts from now on as those of others.
+    #[inline(always)]
+    pub(crate) const fn pause(&mut self, started: u32) {
+        self.paused_at = Some(started);
+    }
+
+    /// Returns the number of the layer's own attempts.
+    #[inline(always)]
+    pub(crate) fn count(&self, started: u32) -> u32 {
+        self.paused_at.unwrap_or(started).wrapping_sub(self.others)
+    }
+}
+
 /// Runs an operation under a policy. Implemented for references to policies, `&'a P`.
 ///
 /// A user's policy that decides before a call and inspects its result can be a [`Guard`](super::Guard). Any other

@@ -13,6 +13,7 @@ use ::tracing::{Level, Span};
 use pin_project_lite::pin_project;
 
 use crate::event::{Ending, Panics};
+use crate::policy::operation::OwnAttempts;
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 
 /// Opens a span `call` around each call, at INFO. Place it outermost in the stack.
@@ -185,8 +186,8 @@ impl<Op: Operation> Spanned<Op> {
         if span.is_disabled() {
             return Self::closed(op, cx);
         }
-        let open = Open(Some(Box::new(End {
-            before: counts.then(|| op.started()),
+        let mut open = Open(Some(Box::new(End {
+            attempts: counts.then(|| OwnAttempts::new(op.started())),
             op,
             ending: Ending::Cancelled,
             entered: false,
@@ -222,8 +223,8 @@ struct Open<Op: Operation>(Option<Box<End<Op>>>);
 
 impl<Op: Operation> Open<Op> {
     #[inline(always)]
-    fn enter(&self) -> Scope<'_> {
-        Scope(self.0.as_ref().map(|end| Scope::enter(&end.span)))
+    fn enter(&mut self) -> Scope<'_, Op> {
+        Scope(self.0.as_mut().map(|end| Scope::enter(end)))
     }
 
     /// Enters the span until its end is recorded.
@@ -237,25 +238,45 @@ impl<Op: Operation> Open<Op> {
 
 /// Leaves a span when it is dropped. The subscriber is user code: if it panics while another panic unwinds, that one
 /// goes on, instead of a second one that aborts the process.
-struct Scope<'a>(Option<Entered<'a>>);
+struct Scope<'a, Op: Operation>(Option<Running<'a, Op>>);
 
-impl<'a> Scope<'a> {
+/// A run in its span.
+struct Running<'a, Op> {
+    _entered: Entered<'a>,
+    attempts: &'a mut Option<OwnAttempts>,
+    op: Op,
+}
+
+impl<'a, Op: Operation> Scope<'a, Op> {
     #[cold]
     #[inline(never)]
-    fn enter(span: &'a Span) -> Entered<'a> {
-        span.enter()
+    fn enter(end: &'a mut End<Op>) -> Running<'a, Op> {
+        let entered = end.span.enter();
+        if let Some(attempts) = &mut end.attempts {
+            attempts.resume(end.op.started());
+        }
+        Running {
+            _entered: entered,
+            attempts: &mut end.attempts,
+            op: end.op,
+        }
     }
 
     #[cold]
     #[inline(never)]
     fn leave(&mut self) {
+        if let Some(Running { attempts, op, .. }) = &mut self.0 {
+            if let Some(attempts) = attempts {
+                attempts.pause(op.started());
+            }
+        }
         let mut panics = Panics::default();
         panics.run(|| drop(self.0.take()));
         panics.resume();
     }
 }
 
-impl Drop for Scope<'_> {
+impl<Op: Operation> Drop for Scope<'_, Op> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.0.is_some() {
@@ -268,8 +289,8 @@ impl Drop for Scope<'_> {
 struct End<Op: Operation> {
     span: Span,
     op: Op,
-    /// Number of attempts started before the span; `None` if attempts are not recorded.
-    before: Option<u32>,
+    /// `None` if attempts are not recorded.
+    attempts: Option<OwnAttempts>,
     ending: Ending,
     /// Whether the attempt is being dropped in the span.
     entered: bool,
@@ -291,9 +312,8 @@ impl<Op: Operation> End<Op> {
     fn record(&self) {
         let span = &self.span;
         span.record("outcome", self.ending.as_str());
-        if let Some(before) = self.before {
-            let attempts = self.op.started().wrapping_sub(before);
-            span.record("attempts", attempts);
+        if let Some(attempts) = &self.attempts {
+            span.record("attempts", attempts.count(self.op.started()));
         }
         let status = match self.ending {
             Ending::Cancelled => return,

@@ -13,7 +13,7 @@ use crate::clock::{ClockHandle, blocking};
 use crate::error::Error;
 use crate::event::{Ending, Event, Observer, Panics};
 use crate::instant::Instant;
-use crate::policy::operation::forward_attempts;
+use crate::policy::operation::{OwnAttempts, forward_attempts};
 use crate::policy::{Context, Operation, Outcome, Run};
 
 /// The observer of a pipeline. Adds the pipeline's name to events.
@@ -114,16 +114,17 @@ where
         observer: &'a PipelineObserver,
         clock: &'a ClockHandle,
     ) -> Self {
-        let start = CallStart {
+        let mut start = CallStart {
             at: cx.now(clock),
             clock,
-            before: op.started(),
+            attempts: OwnAttempts::new(op.started()),
             op,
             observer,
         };
         let starting = Starting { start: &start };
         let run = stack.run(Observed { op, observer }, cx);
         std::mem::forget(starting);
+        start.attempts.pause(op.started());
         Self::Observed {
             run,
             call: ObservedCall {
@@ -139,8 +140,7 @@ where
 struct CallStart<'a, Op: Operation> {
     clock: &'a ClockHandle,
     at: Instant,
-    /// Number of attempts that outer layers made before this call.
-    before: u32,
+    attempts: OwnAttempts,
     op: Op,
     observer: &'a PipelineObserver,
 }
@@ -154,7 +154,7 @@ impl<Op: Operation> CallStart<'_, Op> {
             let end = end.unwrap_or_else(|| self.clock.now());
             self.observer.finished(
                 ending,
-                self.op.started().wrapping_sub(self.before),
+                self.attempts.count(self.op.started()),
                 end.saturating_duration_since(self.at),
             );
         });
@@ -202,7 +202,9 @@ where
             PipelineProj::Plain { run } => run.poll(task),
             PipelineProj::Observed { run, call } => {
                 call.ending = Ending::Panicked;
+                call.start.attempts.resume(call.start.op.started());
                 let polled = run.poll(task);
+                call.start.attempts.pause(call.start.op.started());
                 call.ending = Ending::Cancelled;
                 let mut outcome = ready!(polled);
                 call.ending = Ending::of(&outcome.result);
