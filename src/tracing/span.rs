@@ -265,10 +265,13 @@ impl<'a, Op: Operation> Scope<'a, Op> {
     #[cold]
     #[inline(never)]
     fn leave(&mut self) {
-        if let Some(Running { attempts, op, .. }) = &mut self.0 {
-            if let Some(attempts) = attempts {
-                attempts.pause(op.started());
-            }
+        if let Some(Running {
+            attempts: Some(attempts),
+            op,
+            ..
+        }) = &mut self.0
+        {
+            attempts.pause(op.started());
         }
         let mut panics = Panics::default();
         panics.run(|| drop(self.0.take()));

@@ -216,3 +216,29 @@ fn threads_that_subscribe_and_reconfigure_lose_no_subscription() {
         assert_eq!(seen(&mut transitions), [(State::Closed, State::Open)]);
     }
 }
+
+#[test]
+fn breakers_that_were_replaced_are_freed_with_the_stack() {
+    let clock = ManualClock::new();
+    let standard = with_breaker(&clock);
+    let observed = Arc::new(());
+    let mut transitions = standard.breaker().unwrap().subscribe();
+    let isolation = standard.breaker().unwrap().isolate();
+    let first = standard.breaker().unwrap();
+    let check = async move { first.check_with(s(1), || async { Ok::<_, ()>(()) }).await };
+    let mut check = Box::pin(check);
+    assert_eq!(poll(check.as_mut()), Poll::Pending);
+    for seed in 0..5 {
+        let observed = observed.clone();
+        let breaker = rules(false).seed(seed).observer(move |_: &Event| {
+            let _observed = &observed;
+        });
+        let config = standard.config().breaker(breaker);
+        standard.reconfigure(config).unwrap();
+        assert_eq!(poll(check.as_mut()), Poll::Pending);
+    }
+    drop((standard, isolation, check));
+    assert_eq!(Arc::strong_count(&observed), 1);
+    while transitions.try_next().is_some() {}
+    assert_eq!(poll(pin!(transitions.next())), Poll::Ready(None));
+}
