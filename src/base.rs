@@ -157,6 +157,12 @@ impl Base {
         self.events.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// Continues the numbers of another handle, which this one replaces.
+    pub(crate) fn continue_numbers_of(&self, old: &Self) {
+        let events = old.events.load(Ordering::Relaxed);
+        self.events.fetch_max(events, Ordering::Relaxed);
+    }
+
     /// Reports an event to the observer of the call and to the handle's own, which may share parts. Each receives it
     /// once, even if another one panics.
     pub(crate) fn report(&self, event: Event, listener: Option<&dyn Observer>) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use backstop::circuit_breaker::{State, Trip};
 use backstop::circuit_votes::Follow;
 use backstop::store::{Fault, MemoryStore};
-use backstop::{CircuitBreaker, CircuitVotes, TokioClock};
+use backstop::{CircuitBreaker, CircuitVotes, Standard, TokioClock};
 
 struct Fleet {
     store: MemoryStore,
@@ -174,4 +174,29 @@ async fn settings_without_meaning_are_errors_that_name_them() {
         let error = builder.build().unwrap_err().to_string();
         assert!(error.contains(setting), "{error}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_follows_the_breaker_that_replaces_its_own() {
+    let standard = Standard::builder().name("api").build().unwrap();
+    let store = MemoryStore::new(TokioClock);
+    let voters = [standard.breaker().unwrap(), CircuitBreaker::default()];
+    let voters = voters.map(|breaker| {
+        let votes = CircuitVotes::builder().store(store.clone()).key("api");
+        let votes = votes.breaker(breaker).build().unwrap();
+        let run = votes.clone();
+        tokio::spawn(async move { run.run().await });
+        votes
+    });
+    seconds(2).await;
+    let other = CircuitBreaker::builder().measure_durations(true);
+    standard
+        .reconfigure(standard.config().breaker(other))
+        .unwrap();
+    standard
+        .breaker()
+        .unwrap()
+        .trip_for(Duration::from_secs(60));
+    seconds(2).await;
+    assert_eq!(voters[1].snapshot().tally.open, 1);
 }

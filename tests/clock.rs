@@ -1,8 +1,9 @@
 //! Clocks, and what their going backwards means to the policies.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -396,4 +397,43 @@ mod tokio_clock {
             assert!(limiter.try_acquire().is_ok());
         });
     }
+}
+
+#[test]
+fn a_waker_that_panics_keeps_no_other_sleeper_asleep() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("on purpose");
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    let clock = ManualClock::new();
+    let others = [SECOND, 2 * SECOND].map(|after| (after, Arc::new(Woken::default())));
+    let sleep = |after, waker: Waker| {
+        let mut sleep = Box::pin(clock.sleep(after));
+        let polled = sleep.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        sleep
+    };
+    let mut sleeps = vec![sleep(SECOND, Arc::new(Panics).into())];
+    sleeps.extend(
+        others
+            .iter()
+            .map(|(after, woken)| sleep(*after, woken.clone().into())),
+    );
+    let advance = std::panic::AssertUnwindSafe(|| clock.advance(3 * SECOND));
+    std::panic::catch_unwind(advance).unwrap_err();
+    for (after, woken) in &others {
+        assert!(woken.0.load(Ordering::Relaxed), "the one after {after:?}");
+    }
+    assert_eq!(clock.now(), Instant::ORIGIN + 3 * SECOND);
 }

@@ -2,10 +2,12 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use super::CircuitBreaker;
+use super::transitions::Transitions;
 use crate::clock::ClockHandle;
 use crate::event::State;
 
@@ -22,7 +24,8 @@ impl CircuitBreaker {
     /// `retry_after`. The future ends only when it is dropped; then probes are admitted again. Spawn it, or
     /// poll it alongside the work.
     ///
-    /// An interval below one millisecond is one millisecond.
+    /// An interval below one millisecond is one millisecond. If [`Standard::reconfigure`](crate::Standard::reconfigure)
+    /// replaces the breaker, the checks continue for the new one.
     ///
     /// # Cancel safety
     ///
@@ -55,37 +58,53 @@ impl CircuitBreaker {
         Fut: Future<Output = Result<T, E>>,
     {
         let interval = interval.max(Duration::from_millis(1));
-        let limit = self.inner.read(|machine| machine.probe_lease());
-        let limit = limit.unwrap_or(interval.saturating_add(Duration::from_secs(1)));
-        let clock = &self.inner.base.clock;
-        let mut transitions = self.subscribe();
-        let _suspended = SuspendedProbes::new(self);
+        let mut breaker = self.in_force();
+        let mut transitions = breaker.subscribe();
+        let suspension = Arc::default();
+        breaker.suspend_with(&suspension);
         loop {
-            while self.inner.read(|machine| machine.underlying()) == State::Open {
-                let (generation, check_from) = self
-                    .inner
-                    .read(|machine| (machine.generation(), machine.phase().check_from()));
-                let now = clock.now();
-                if let Some(check_from) = check_from.filter(|from| now < *from) {
-                    // Waits at most one interval, because a break can change without a transition.
-                    clock.sleep_until(check_from.min(now + interval)).await;
-                    continue;
+            // A replaced breaker passes the subscription and the suspension on.
+            breaker = breaker.in_force();
+            let (inner, clock) = (&breaker.inner, &breaker.inner.base.clock);
+            let open = inner.read(|machine| {
+                let open = (machine.generation(), machine.phase().check_from());
+                (machine.underlying() == State::Open).then_some((open, machine.probe_lease()))
+            });
+            let Some(((generation, check_from), lease)) = open else {
+                if !changed(&mut transitions, &breaker).await {
+                    return;
                 }
-                let is_healthy = matches!(within(limit, clock, check()).await, Some(Ok(_)));
-                if is_healthy {
-                    let now = clock.now();
-                    self.inner.with_machine(None, now, |machine| {
-                        machine.close_after_check(generation, now);
-                    });
-                } else {
-                    clock.sleep_until(clock.now() + interval).await;
-                }
+                continue;
+            };
+            let now = clock.now();
+            if let Some(check_from) = check_from.filter(|from| now < *from) {
+                // Waits at most one interval, because a break can change without a transition.
+                clock.sleep_until(check_from.min(now + interval)).await;
+                continue;
             }
-            if transitions.next().await.is_none() {
-                return;
+            let limit = lease.unwrap_or(interval.saturating_add(Duration::from_secs(1)));
+            let is_healthy = matches!(within(limit, clock, check()).await, Some(Ok(_)));
+            if is_healthy {
+                let now = clock.now();
+                inner.with_machine(None, now, |machine| {
+                    machine.close_after_check(generation, now);
+                });
+            } else {
+                clock.sleep_until(clock.now() + interval).await;
             }
         }
     }
+}
+
+/// Waits until the circuit has changed, or another breaker has replaced it. Returns `false` once it has been dropped.
+async fn changed(transitions: &mut Transitions, breaker: &CircuitBreaker) -> bool {
+    poll_fn(|cx| match transitions.poll_next_transition(cx) {
+        Poll::Ready(transition) => Poll::Ready(transition.is_some()),
+        // Checked after the waker was registered, which a replacement wakes.
+        Poll::Pending if breaker.is_replaced() => Poll::Ready(true),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// Returns the output of `future`, or `None` if it takes longer than `limit`.
@@ -99,23 +118,4 @@ async fn within<F: Future>(limit: Duration, clock: &ClockHandle, future: F) -> O
         timer.as_mut().poll(cx).map(|()| None)
     })
     .await
-}
-
-/// Suspends probes until it is dropped.
-struct SuspendedProbes<'a> {
-    breaker: &'a CircuitBreaker,
-}
-
-impl<'a> SuspendedProbes<'a> {
-    fn new(breaker: &'a CircuitBreaker) -> Self {
-        breaker.change(|machine, _| machine.suspend_probes());
-        Self { breaker }
-    }
-}
-
-impl Drop for SuspendedProbes<'_> {
-    fn drop(&mut self) {
-        self.breaker
-            .change_in_drop(|machine, _| machine.resume_probes());
-    }
 }

@@ -1,14 +1,14 @@
 //! State shared by the clones of a breaker: atomics for the fast path, and the state machine behind a lock.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::isolation::{Hold, Isolations};
+use super::hold::Holds;
 use super::settings::{Break, Settings, Terms};
 use super::snapshot::Snapshot;
 use super::state::{BreakLength, Machine, PackedState, PendingOpening, WindowSet, packed_state};
-use super::transitions::{Subscription, Subscriptions};
+use super::transitions::Subscriptions;
 use crate::backoff::Progress;
 use crate::base::Base;
 use crate::event::{Event, Observer, Panics, State, Transition};
@@ -42,10 +42,15 @@ pub(super) struct Inner {
     pub(super) rejections: OnceLock<StripedCounter>,
 }
 
-struct Locked {
-    machine: Machine,
-    subscriptions: Subscriptions,
-    isolations: Isolations,
+/// State behind the lock.
+pub(super) struct Locked {
+    pub(super) machine: Machine,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) isolations: Holds,
+    /// Health checks that run.
+    pub(super) suspensions: Holds,
+    /// The breaker that has replaced this one.
+    pub(super) successor: Option<Weak<Inner>>,
 }
 
 /// Notifications to send after a change, once the lock is released.
@@ -106,13 +111,16 @@ impl Inner {
         Machine::new(settings.half_open, settings.ramp_up, self.built_at)
     }
 
-    fn with_lock<R>(&self, act: impl FnOnce(&mut Locked) -> R) -> R {
+    /// Runs `act` under the lock, where no user code may run.
+    pub(super) fn with_lock<R>(&self, act: impl FnOnce(&mut Locked) -> R) -> R {
         let mut guard = lock_checked(&self.locked);
         let locked = guard.get_or_insert_with(|| {
             Box::new(Locked {
                 machine: self.new_machine(),
                 subscriptions: Subscriptions::default(),
-                isolations: Isolations::default(),
+                isolations: Holds::default(),
+                suspensions: Holds::default(),
+                successor: None,
             })
         });
         act(locked)
@@ -308,7 +316,7 @@ impl Inner {
     }
 
     /// Updates the atomics from the machine. The lock must be held.
-    fn publish(&self, machine: &mut Machine, now: Instant) {
+    pub(super) fn publish(&self, machine: &mut Machine, now: Instant) {
         let state = machine.packed_state();
         if machine.take_switched_windows() {
             let second = || Box::new(WindowSet::new(&self.first.rules, now));
@@ -340,31 +348,15 @@ impl Inner {
         }
     }
 
-    pub(super) fn subscribe(&self, subscription: &Arc<Subscription>) {
-        self.with_lock(|locked| locked.subscriptions.add(subscription));
-    }
-
-    /// Adds an isolation. Returns `false` if it has been added before.
-    pub(super) fn add_isolation(&self, hold: &Arc<Hold>) -> bool {
-        self.with_lock(|locked| locked.isolations.add(hold))
-    }
-
-    /// Returns the isolations that have not ended. Dropping the last handle of one runs user code.
-    pub(super) fn isolations(&self) -> Vec<Arc<Hold>> {
-        match &*lock_checked(&self.locked) {
-            Some(locked) => locked.isolations.active(),
-            None => Vec::new(),
-        }
+    /// Reads what is behind the lock; `None` if nothing has changed yet.
+    pub(super) fn read_locked<R>(&self, read: impl FnOnce(&Locked) -> R) -> Option<R> {
+        lock_checked(&self.locked).as_deref().map(read)
     }
 
     /// Returns the time from which the breaker may be evicted if no call comes: its windows contain no failure that a
     /// rule can still see, and its break is over. `None` while a subscription, a probe, or a manual change lasts.
     pub(super) fn evictable_at(&self, now: Instant) -> Option<Instant> {
-        let is_followed = match &*lock_checked(&self.locked) {
-            Some(locked) => !locked.subscriptions.is_empty(),
-            None => false,
-        };
-        if is_followed {
+        if self.read_locked(|locked| locked.subscriptions.is_empty()) == Some(false) {
             return None;
         }
         let horizon = self.terms().rules.horizon();

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Rejected;
-use crate::event::Panics;
 use crate::instant::Instant;
 use crate::keyed::{Evictable, is_unshared};
 use crate::life::Life;
@@ -16,13 +15,14 @@ use crate::sync::{Ordering, cold_path};
 mod admission;
 mod config;
 mod health_check;
+mod hold;
 mod inner;
-mod isolation;
 #[cfg(all(test, backstop_loom))]
 mod loom_tests;
 mod permit;
 mod policy;
 mod recording;
+mod replacement;
 mod settings;
 mod snapshot;
 mod state;
@@ -39,8 +39,8 @@ pub use self::transitions::Transitions;
 pub use crate::event::{Cause, State, Transition};
 pub use crate::window::Counts;
 
+use self::hold::Hold;
 use self::inner::Inner;
-use self::isolation::Hold;
 use self::ticket::Ticket;
 
 /// Rejects calls to a dependency that is down. See the [module page](self).
@@ -139,7 +139,7 @@ impl CircuitBreaker {
     /// ```
     pub fn subscribe(&self) -> Transitions {
         let transitions = Transitions::new();
-        self.inner.subscribe(transitions.subscription());
+        self.add_subscription(&transitions);
         transitions
     }
 
@@ -260,27 +260,6 @@ impl CircuitBreaker {
         };
         self.isolate_with(&isolation.hold);
         isolation
-    }
-
-    /// Isolates the circuit until the isolations of `old` end. Does nothing about those that it continues already.
-    pub(crate) fn continue_isolations_of(&self, old: &Self) {
-        // An observer that panics ends no other isolation.
-        let mut panics = Panics::default();
-        for hold in old.inner.isolations() {
-            panics.run(|| self.isolate_with(&hold));
-        }
-        panics.resume();
-    }
-
-    fn isolate_with(&self, hold: &Arc<Hold>) {
-        let now = self.inner.base.now();
-        if !self.inner.add_isolation(hold) {
-            return;
-        }
-        let breaker = self.clone();
-        hold.on_end(move || breaker.change_in_drop(state::Machine::end_isolation));
-        self.inner
-            .with_machine(None, now, |machine| machine.isolate(now));
     }
 
     /// Returns a consistent reading of the breaker. Changes nothing.

@@ -153,7 +153,7 @@ fn an_observer_that_panics_ends_no_isolation_that_continues() {
     };
     let new = builder().observer(panics).build().unwrap();
     let isolations = [old.isolate(), old.isolate()];
-    let continued = std::panic::AssertUnwindSafe(|| new.continue_isolations_of(&old));
+    let continued = std::panic::AssertUnwindSafe(|| new.continue_from(&old));
     assert!(std::panic::catch_unwind(continued).is_err());
     let [first, second] = isolations;
     drop(first);

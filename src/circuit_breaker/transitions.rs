@@ -15,6 +15,9 @@ use crate::sync::lock;
 ///
 /// It buffers the last 64 transitions for a slow reader. Older ones are dropped and counted
 /// ([`missed`](Self::missed)). It ends when the last handle of the breaker is dropped.
+///
+/// If [`Standard::reconfigure`](crate::Standard::reconfigure) replaces the breaker, it continues with the transitions of
+/// the new one. That begins in the state of the old one, except that a half-open circuit is open until the next call.
 #[derive(Debug)]
 pub struct Transitions {
     subscription: Arc<Subscription>,
@@ -89,6 +92,8 @@ pub(super) struct Subscription {
 struct Buffer {
     buffer: VecDeque<Transition>,
     missed: u64,
+    /// Number of breakers that send transitions: two while one replaces the other.
+    breakers: usize,
     is_closed: bool,
     waker: Option<Waker>,
 }
@@ -120,9 +125,18 @@ impl Subscriptions {
     /// The most transitions that a subscription buffers.
     const CAPACITY: usize = 64;
 
+    /// Adds a subscription, if it has not been added before.
     pub(super) fn add(&mut self, subscription: &Arc<Subscription>) {
         self.all.retain(|other| other.strong_count() > 0);
-        self.all.push(Arc::downgrade(subscription));
+        let new = Arc::downgrade(subscription);
+        if !self.all.iter().any(|other| other.ptr_eq(&new)) {
+            lock(&subscription.state).breakers += 1;
+            self.all.push(new);
+        }
+    }
+
+    pub(super) fn active(&self) -> Vec<Arc<Subscription>> {
+        self.all.iter().filter_map(Weak::upgrade).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -146,12 +160,13 @@ impl Subscriptions {
         });
     }
 
-    /// Ends all streams. Returns the wakers to wake.
+    /// Removes all subscriptions, and ends those to which no other breaker sends. Returns the wakers to wake.
     pub(super) fn close(&mut self) -> Vec<Waker> {
         let open = self.all.drain(..).filter_map(|weak| weak.upgrade());
         open.filter_map(|subscription| {
             let mut state = lock(&subscription.state);
-            state.is_closed = true;
+            state.breakers -= 1;
+            state.is_closed = state.breakers == 0;
             state.waker.take()
         })
         .collect()

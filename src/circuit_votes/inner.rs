@@ -26,3 +26,10 @@ pub(super) struct Seen {
     /// Number of times that a quorum opened the breaker.
     pub(super) followed: u64,
 }
+
+impl Inner {
+    /// Returns the breaker, or the one that has replaced it.
+    pub(super) fn breaker(&self) -> CircuitBreaker {
+        self.breaker.in_force()
+    }
+}

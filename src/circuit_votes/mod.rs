@@ -66,7 +66,7 @@ impl CircuitVotes {
         let mut following = Following::default();
         loop {
             let next = inner.clock.now() + inner.every;
-            let breaker = inner.breaker.snapshot();
+            let breaker = inner.breaker().snapshot();
             let is_open = matches!(breaker.state, State::Open | State::HalfOpen);
             // A vote counts only with evidence: not without calls, nor while the circuit is open only because of
             // others.
@@ -76,7 +76,7 @@ impl CircuitVotes {
             };
             let answer = self.vote(is_open, counts, next).await;
             if self.follow(answer) {
-                following.opened(inner.breaker.snapshot().generation);
+                following.opened(inner.breaker().snapshot().generation);
             }
             wait(&mut transitions, &mut following, &inner.clock, next).await;
         }
@@ -140,13 +140,14 @@ impl CircuitVotes {
                 }
             }
         };
-        let breaker = inner.breaker.snapshot();
+        let circuit = inner.breaker();
+        let breaker = circuit.snapshot();
         let (calls, failures) = (breaker.calls, breaker.failures);
         let has_evidence = inner.rules.is_evidence(calls, failures, breaker.min_calls);
         let opens = breaker.state == State::Closed && inner.rules.opens(tally, has_evidence);
         if opens {
             lock(&inner.seen).followed += 1;
-            inner.breaker.trip();
+            circuit.trip();
         }
         opens && !has_evidence
     }

@@ -91,6 +91,15 @@ impl<E> Error<E> {
         }
     }
 
+    /// Returns the error as of `waited` later. See [`Rejected::later`].
+    #[must_use]
+    pub(crate) fn later(self, waited: Duration) -> Self {
+        match self {
+            Self::Rejected(rejected) => Self::Rejected(rejected.later(waited)),
+            other => other,
+        }
+    }
+
     /// Returns the operation's own error; `None` for an error of a policy.
     pub const fn operation(&self) -> Option<&E> {
         match self {

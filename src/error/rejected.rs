@@ -82,6 +82,15 @@ impl Rejected {
         self.rejection.with_retry_nanos(after).by(self.policy)
     }
 
+    /// Returns the rejection as of `waited` later: with the rest of the time after which a call may be admitted.
+    #[must_use]
+    pub(crate) const fn later(self, waited: Duration) -> Self {
+        match self.retry_after() {
+            Some(after) => self.with_retry_after(after.saturating_sub(waited)),
+            None => self,
+        }
+    }
+
     /// Returns why the call was rejected.
     pub const fn reason(&self) -> Reason {
         Reason::of_number(self.rejection.0 & Rejection::REASON)

@@ -95,7 +95,7 @@ pub enum Event {
         /// The ending of the call.
         ending: Ending,
         /// Number of times the operation was started. Zero if no attempt of the call was executed. In a pipeline inside a
-        /// hedge, starts by other copies of the call in the meantime are included.
+        /// hedge, those of one copy.
         attempts: u32,
         /// Time from the start of the call to its end, waits included.
         elapsed: Duration,

@@ -158,6 +158,46 @@ impl Attempts {
     }
 }
 
+/// Counts the attempts that one layer starts, without those that other copies of the call start while the layer is not
+/// polled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnAttempts {
+    /// Number of attempts started by others.
+    others: u32,
+    /// Number of all attempts when the layer was polled last.
+    paused_at: u32,
+}
+
+impl OwnAttempts {
+    /// Returns none. `started` is the number of all attempts of the call so far, here and below.
+    #[inline(always)]
+    pub(crate) const fn new(started: u32) -> Self {
+        Self {
+            others: started,
+            paused_at: started,
+        }
+    }
+
+    /// Counts the attempts from now on as the layer's own.
+    #[inline(always)]
+    pub(crate) const fn resume(&mut self, started: u32) {
+        let meanwhile = started.wrapping_sub(self.paused_at);
+        self.others = self.others.wrapping_add(meanwhile);
+    }
+
+    /// Counts the attempts from now on as those of others.
+    #[inline(always)]
+    pub(crate) const fn pause(&mut self, started: u32) {
+        self.paused_at = started;
+    }
+
+    /// Returns the number of the layer's own attempts until the last pause.
+    #[inline(always)]
+    pub(crate) const fn count(&self) -> u32 {
+        self.paused_at.wrapping_sub(self.others)
+    }
+}
+
 /// Runs an operation under a policy. Implemented for references to policies, `&'a P`.
 ///
 /// A user's policy that decides before a call and inspects its result can be a [`Guard`](super::Guard). Any other

@@ -282,8 +282,10 @@ impl RateLimiter {
         self.set_quotas(&terms.quotas, Inherit::AsIs)
     }
 
-    /// Continues from `old`: a new limiter has no more tokens than `old` had, and a pause continues.
+    /// Continues from `old`: a new limiter has no more tokens than `old` had, and a pause and the numbers of events
+    /// continue.
     pub(crate) fn continue_from(&self, old: &Self) {
+        self.inner.base.continue_numbers_of(&old.inner.base);
         let was = old.snapshot();
         let now = self.inner.base.now();
         let mut surplus = self.peek_n(0).remaining.saturating_sub(was.remaining);

@@ -151,7 +151,9 @@ impl<'a, Op: Operation, H: Hook<Op>> Again<'a, Op, H> {
 
     /// Takes the outcome to return after the sleep, if no attempt follows.
     pub(super) fn take_end(self: Pin<&mut Self>) -> Option<OutcomeOf<Op>> {
-        self.project().retrying.end.take()
+        let retrying = self.project().retrying;
+        let end = retrying.end.take()?;
+        Some(retrying.hand_over(end))
     }
 
     /// Returns the operation and the context of the attempt after a sleep.
@@ -254,9 +256,14 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         let Err(error) = &outcome.result else {
             return Decision::Return(outcome);
         };
-        self.executed += u32::from(!error.is_rejected());
+        if !error.is_rejected() {
+            self.executed += 1;
+            // `record_last` left it to the outer layer.
+            self.failure_cost = 0;
+        }
         self.stop(stop_after(error));
-        Decision::Return(self.outcome_of_call(outcome))
+        let outcome = self.outcome_of_call(outcome);
+        Decision::Return(self.hand_over(outcome))
     }
 
     fn after_failure(&mut self, mut outcome: OutcomeOf<Op>) -> Decision<Op> {
@@ -277,17 +284,15 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         };
         let (delay, allowed) = self.plan(&verdict, rejection, now);
         if let Err(stop) = allowed {
-            if rejection.is_none() {
-                self.leave_to_outer();
-            }
             self.stop(stop);
             let outcome = self.outcome_of_call(outcome);
             if stop != StopReason::BudgetEmpty || !self.inner.wait_when_budget_empty {
-                return Decision::Return(outcome);
+                return Decision::Return(self.hand_over(outcome));
             }
             // A new outcome, because the cached end time of the old one is from before the sleep.
             let verdict = outcome.verdict.later(delay);
-            self.end = Some(Outcome::new(outcome.result, verdict));
+            let result = outcome.result.map_err(|error| error.later(delay));
+            self.end = Some(Outcome::new(result, verdict));
         } else {
             self.report_retry(outcome.result.as_ref().err(), verdict, delay);
             self.keep(outcome);
@@ -339,7 +344,6 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         let Some(mut last) = self.last.take() else {
             return outcome;
         };
-        self.leave_to_outer();
         let clock = &self.inner.clock;
         let waited = (outcome.finished(clock)).saturating_duration_since(last.finished(clock));
         self.discard(outcome);
@@ -347,12 +351,14 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         Outcome::new(last.result, last.verdict.later(waited))
     }
 
-    /// Returns what the failure that is the result of the call cost in the budget, if an outer layer records it.
-    fn leave_to_outer(&mut self) {
-        let cost = std::mem::take(&mut self.failure_cost);
-        if let Some(call) = &mut self.call {
-            call.leave_to_outer(cost);
+    /// Returns the outcome of the call to the outer layers. If it is a failure that one of them records, returns what
+    /// the failure cost in the budget.
+    fn hand_over(&mut self, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
+        let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
+        if let (Some(call), false) = (&mut self.call, is_rejected) {
+            call.leave_to_outer(std::mem::take(&mut self.failure_cost));
         }
+        outcome
     }
 
     /// Keeps the outcome of an attempt that was executed.

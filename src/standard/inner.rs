@@ -70,27 +70,31 @@ impl Inner {
                 }
                 None => {
                     // Before any call can find the new breaker.
-                    stack.continue_isolations_of(before);
+                    stack.continue_from(before);
                     Next::New(Box::new(stack))
                 }
             };
-            if self.versions.replace(base, next).is_ok() {
-                // Observers are user code: a panic must not leave the change half done.
-                let mut panics = Panics::default();
-                panics.run(|| self.continue_isolations_of(before));
-                let applied = self.apply();
-                panics.resume();
-                return applied;
+            match self.versions.replace(base, next) {
+                Ok(()) => {
+                    // Observers are user code: a panic must not leave the change half done.
+                    let mut panics = Panics::default();
+                    panics.run(|| self.take_over_from(before));
+                    let applied = self.apply();
+                    panics.resume();
+                    return applied;
+                }
+                Err(Next::New(stack)) => stack.abandon(before),
+                Err(Next::Again(_)) => {}
             }
         }
     }
 
-    /// Continues isolations that began while the breaker was being replaced. Repeats until no concurrent change has
-    /// replaced it meanwhile.
-    fn continue_isolations_of(&self, before: &Stack) {
+    /// Lets the current breaker take over from the one before, with the isolations that began while it was being replaced.
+    /// Repeats until no concurrent change has replaced it meanwhile.
+    fn take_over_from(&self, before: &Stack) {
         loop {
             let index = self.versions.index();
-            self.versions.get(index).continue_isolations_of(before);
+            self.versions.get(index).take_over_from(before);
             if self.versions.index() == index {
                 return;
             }

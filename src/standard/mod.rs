@@ -99,7 +99,9 @@ impl Standard {
     ///   measured durations), or another seed, name, observer, or shadow mode, a new breaker starts with the state
     ///   and the counts of the old one, as
     ///   [`restore`](crate::circuit_breaker::CircuitBreakerBuilder::restore) has it; results of calls in flight
-    ///   still go to the old one. A manual isolation continues until its handle is dropped.
+    ///   still go to the old one. A manual isolation continues until its handle is dropped, and so do
+    ///   [subscriptions](CircuitBreaker::subscribe), [health checks](CircuitBreaker::check_with), a
+    ///   [voter](crate::CircuitVotes), and the numbers of events.
     /// * **Budget**: a new share applies to what its window has counted.
     /// * A layer that is removed and put back continues where it was.
     ///
@@ -164,7 +166,8 @@ impl Standard {
 
     /// Returns the breaker, if there is one, for example to trip or isolate it, or to follow its transitions.
     ///
-    /// [`reconfigure`](Self::reconfigure) may replace it.
+    /// [`reconfigure`](Self::reconfigure) may replace it. Subscriptions, health checks, and isolations continue then. Other
+    /// calls of this handle, such as `trip`, go to the old one: ask for the breaker each time.
     pub fn breaker(&self) -> Option<CircuitBreaker> {
         self.inner.current().breaker().cloned()
     }

@@ -175,12 +175,33 @@ impl Stack {
         }
     }
 
-    /// Isolates the breaker, if it is a new one, as long as the one before it is isolated.
-    pub(super) fn continue_isolations_of(&self, before: &Self) {
-        if let (Some(new), Some(old)) = (self.breaker(), before.last_breaker()) {
-            if !new.is_clone_of(old) {
-                new.continue_isolations_of(old);
-            }
+    /// Returns the breaker, if it is a new one, and the last one of the stack before.
+    fn replaced_breaker<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> Option<(&'a CircuitBreaker, &'a CircuitBreaker)> {
+        let (new, old) = (self.breaker()?, before.last_breaker()?);
+        (!new.is_clone_of(old)).then_some((new, old))
+    }
+
+    /// Prepares a new breaker to replace that of the stack before.
+    pub(super) fn continue_from(&self, before: &Self) {
+        if let Some((new, old)) = self.replaced_breaker(before) {
+            new.continue_from(old);
+        }
+    }
+
+    /// Undoes [`continue_from`](Self::continue_from), because another change came first.
+    pub(super) fn abandon(&self, before: &Self) {
+        if let Some((new, _)) = self.replaced_breaker(before) {
+            new.abandon();
+        }
+    }
+
+    /// Takes over from the breaker of the stack before, now that this one is in force.
+    pub(super) fn take_over_from(&self, before: &Self) {
+        if let Some((new, old)) = self.replaced_breaker(before) {
+            new.take_over_from(old);
         }
     }
 

@@ -36,7 +36,9 @@
 //!
 //! # Rejections are summarized
 //!
-//! The first rejection of a policy for a reason is written at once. After that, one line a second has their number.
+//! The first rejection of a policy for a reason is written at once. After that, one line a second has their number. Each
+//! pair of policy and reason has lines of its own, apart for each pipeline and for shadow mode: one policy that rejects
+//! without end hides no other.
 //! The last summary is written by the next event after it is due, by [`EventLog::flush`], or when the last clone is
 //! dropped.
 

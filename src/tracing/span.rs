@@ -5,14 +5,15 @@ use std::future::Future;
 use std::mem;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
+use std::thread;
 
 use ::tracing::field::Empty;
 use ::tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
-use ::tracing::span::Entered;
 use ::tracing::{Level, Span};
 use pin_project_lite::pin_project;
 
 use crate::event::{Ending, Panics};
+use crate::policy::operation::OwnAttempts;
 use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
 
 /// Opens a span `call` around each call, at INFO. Place it outermost in the stack.
@@ -185,9 +186,10 @@ impl<Op: Operation> Spanned<Op> {
             return Self::closed(op, cx);
         }
         let mut open = Open(Some(Box::new(End {
-            before: counts.then(|| op.started()),
+            attempts: counts.then(|| OwnAttempts::new(op.started())),
             op,
             ending: Ending::Cancelled,
+            was_panicking: false,
             entered: false,
             panics: Panics::default(),
             span,
@@ -221,63 +223,31 @@ struct Open<Op: Operation>(Option<Box<End<Op>>>);
 
 impl<Op: Operation> Open<Op> {
     #[inline(always)]
-    fn enter(&mut self) -> Scope<'_> {
-        Scope(self.0.as_mut().map(|end| Entry::new(end)))
+    fn enter(&mut self) -> Scope<'_, Op> {
+        let mut end = self.0.as_deref_mut();
+        if let Some(end) = &mut end {
+            end.enter();
+        }
+        Scope(end)
     }
 
     /// Enters the span until its end is recorded.
     #[inline(always)]
     fn enter_for_good(&mut self) {
         if let Some(end) = &mut self.0 {
-            end.enter();
+            end.enter_for_good();
         }
     }
 }
 
-/// Leaves a span when it is dropped. The subscriber is user code: if it panics while another panic unwinds, that one
-/// goes on, instead of a second one that aborts the process.
-struct Scope<'a>(Option<Entry<'a>>);
+/// Leaves a span when it is dropped.
+struct Scope<'a, Op: Operation>(Option<&'a mut End<Op>>);
 
-/// A span that was entered for a part of its run.
-struct Entry<'a> {
-    /// `None` once it was exited.
-    entered: Option<Entered<'a>>,
-    /// `Panicked` until the part is over.
-    ending: &'a mut Ending,
-    /// Whether the thread was panicking when the span was entered, as in a destructor that polls the run.
-    was_panicking: bool,
-}
-
-impl<'a> Entry<'a> {
-    #[cold]
-    #[inline(never)]
-    fn new<Op: Operation>(end: &'a mut End<Op>) -> Self {
-        end.ending = Ending::Panicked;
-        Self {
-            entered: Some(end.span.enter()),
-            ending: &mut end.ending,
-            was_panicking: std::thread::panicking(),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn leave(&mut self) {
-        let mut panics = Panics::default();
-        panics.run(|| drop(self.entered.take()));
-        let is_unwinding = std::thread::panicking() && !self.was_panicking;
-        if panics.is_empty() && !is_unwinding {
-            *self.ending = Ending::Cancelled;
-        }
-        panics.resume();
-    }
-}
-
-impl Drop for Scope<'_> {
+impl<Op: Operation> Drop for Scope<'_, Op> {
     #[inline(always)]
     fn drop(&mut self) {
-        if let Some(entry) = &mut self.0 {
-            entry.leave();
+        if let Some(end) = &mut self.0 {
+            end.leave();
         }
     }
 }
@@ -286,10 +256,12 @@ impl Drop for Scope<'_> {
 struct End<Op: Operation> {
     span: Span,
     op: Op,
-    /// Number of attempts started before the span; `None` if attempts are not recorded.
-    before: Option<u32>,
-    /// The ending if the run is dropped now.
+    /// `None` if attempts are not recorded.
+    attempts: Option<OwnAttempts>,
+    /// The ending if the run is dropped now: `Panicked` while a part of it runs.
     ending: Ending,
+    /// Whether the thread was panicking when the span was entered, as in a destructor that polls the run.
+    was_panicking: bool,
     /// Whether the attempt is being dropped in the span.
     entered: bool,
     /// A panic of the subscriber before the attempt was dropped. It goes on once the attempt has returned its permits.
@@ -297,9 +269,42 @@ struct End<Op: Operation> {
 }
 
 impl<Op: Operation> End<Op> {
+    /// Enters the span for a part of its run.
     #[cold]
     #[inline(never)]
     fn enter(&mut self) {
+        self.ending = Ending::Panicked;
+        self.was_panicking = thread::panicking();
+        self.span
+            .with_subscriber(|(id, subscriber)| subscriber.enter(id));
+        if let Some(attempts) = &mut self.attempts {
+            attempts.resume(self.op.started());
+        }
+    }
+
+    /// Leaves the span. The subscriber is user code: if it panics while another panic unwinds, that one goes on, instead
+    /// of a second one that aborts the process.
+    #[cold]
+    #[inline(never)]
+    fn leave(&mut self) {
+        if let Some(attempts) = &mut self.attempts {
+            attempts.pause(self.op.started());
+        }
+        let mut panics = Panics::default();
+        panics.run(|| {
+            self.span
+                .with_subscriber(|(id, subscriber)| subscriber.exit(id));
+        });
+        let is_unwinding = thread::panicking() && !self.was_panicking;
+        if panics.is_empty() && !is_unwinding {
+            self.ending = Ending::Cancelled;
+        }
+        panics.resume();
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn enter_for_good(&mut self) {
         let span = &self.span;
         self.panics.run(|| {
             span.with_subscriber(|(id, subscriber)| subscriber.enter(id));
@@ -310,9 +315,8 @@ impl<Op: Operation> End<Op> {
     fn record(&self) {
         let span = &self.span;
         span.record("outcome", self.ending.as_str());
-        if let Some(before) = self.before {
-            let attempts = self.op.started().wrapping_sub(before);
-            span.record("attempts", attempts);
+        if let Some(attempts) = &self.attempts {
+            span.record("attempts", attempts.count());
         }
         let status = match self.ending {
             Ending::Cancelled => return,

@@ -9,6 +9,9 @@ use std::task::{Context, Poll, Waker};
 use backstop::Policy;
 
 mod futures;
+mod wakers;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 mod world;
 
 use self::futures::FUTURES;

@@ -2,16 +2,17 @@
 
 use std::cell::Cell;
 use std::future::pending;
+use std::sync::{Arc, Mutex};
 
-use backstop::event::Ending::{Failed, Succeeded, TimedOut};
+use backstop::event::Ending::{Cancelled, Failed, Succeeded, TimedOut};
 
 use super::Does::{Bad, Good, Hang};
 use super::Fault::{Busy, Down, Forbidden};
 use super::{Fault, classify, ms, retry, timeout};
 use backstop::circuit_breaker::{State, Trip};
 use backstop::{
-    Bulkhead, CircuitBreaker, Coalesce, Error, Fallback, Hedge, ManualClock, MaybeStale, Pipeline,
-    Policy, Quota, RateLimiter, Stale,
+    Bulkhead, CircuitBreaker, Coalesce, Error, Event, Fallback, Hedge, ManualClock, MaybeStale,
+    Pipeline, Policy, Quota, RateLimiter, Stale,
 };
 
 /// A hedge with one copy.
@@ -171,4 +172,31 @@ fn a_shared_execution_takes_one_permit_and_counts_once() {
     assert_eq!(breaker.state(), State::Closed, "one failure and not three");
     let found = Pipeline::new((&breaker, pages.get(&7))).check();
     assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
+fn a_pipeline_inside_a_hedge_reports_the_attempts_of_its_own_copy() {
+    let clock = ManualClock::new();
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let heard = ends.clone();
+    let inside = Pipeline::new(retry(&clock)).observer(move |event: &Event| {
+        if let Event::CallFinished {
+            ending, attempts, ..
+        } = event
+        {
+            heard.lock().unwrap().push((*ending, *attempts));
+        }
+    });
+    let stack = (hedge(&clock, 20), inside);
+    // The first copy hangs in its first attempt; the other one fails twice, and then answers.
+    let result = clock.block_on(stack.call_with(|attempt| async move {
+        match attempt.is_hedge() {
+            false => pending().await,
+            true if attempt.number() < 3 => Err(Down),
+            true => Ok(()),
+        }
+    }));
+    assert_eq!(result, Ok(()));
+    let ends = ends.lock().unwrap();
+    assert_eq!(*ends, [(Succeeded, 3), (Cancelled, 1)]);
 }

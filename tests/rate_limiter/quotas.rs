@@ -141,6 +141,28 @@ fn quotas_change_with_what_they_inherit() {
 }
 
 #[test]
+fn turns_of_a_leaky_bucket_that_were_taken_drain_at_the_new_rate() {
+    let hour = Duration::from_secs(3600);
+    let slow = Quota::new(1, hour).leaky_bucket(5);
+    let fast = Quota::per_second(10).leaky_bucket(5);
+    // A token that was half drained, and three that were not.
+    for (cost, passed, left, available) in [(1, hour / 2, ms(50), 0), (3, ms(0), ms(300), -2)] {
+        for inherit in [Inherit::AsIs, Inherit::Proportional, Inherit::Additive] {
+            let clock = ManualClock::new();
+            let limiter = limiter(&clock, slow);
+            limiter.try_acquire_n(cost).unwrap();
+            clock.advance(passed);
+            assert_eq!(limiter.snapshot().available, [available]);
+            limiter.set_quota(fast, inherit).unwrap();
+            assert_eq!(limiter.snapshot().available, [available], "{inherit:?}");
+            assert_eq!(limiter.snapshot().reset_after, left, "{inherit:?}");
+            limiter.set_quota(slow, inherit).unwrap();
+            assert_eq!(limiter.snapshot().reset_after, hour * cost as u32 - passed);
+        }
+    }
+}
+
+#[test]
 fn a_change_at_the_origin_of_the_clock_costs_nothing() {
     let quota = Quota::per_second(10).burst(5);
     let clock = ManualClock::new();

@@ -6,10 +6,10 @@ use std::task::{Context as TaskContext, Waker};
 
 use backstop::circuit_breaker::Trip;
 use backstop::event::StopReason;
-use backstop::policy::ErrorClass;
+use backstop::policy::{ErrorClass, Guard, Guarded};
 use backstop::{
-    Backoff, CircuitBreaker, Classify, Error, Event, Jitter, ManualClock, Pipeline, Policy, Quota,
-    RateLimiter, Reason, Rejected, Retry, RetryBudget, Verdict,
+    Backoff, CircuitBreaker, Classify, Context, Error, Event, Jitter, ManualClock, Outcome,
+    Pipeline, Policy, Quota, RateLimiter, Reason, Rejected, Retry, RetryBudget, Verdict,
 };
 
 use super::rejections::rejected_for;
@@ -373,4 +373,86 @@ fn the_wait_of_a_layer_inside_is_no_hint_of_a_server() {
         rejected_for(&clock, retry.build().unwrap(), limited),
         s(100)
     );
+}
+
+/// An outer retry and one inside it that waits when the budget, which they share, is empty, for ten seconds each time.
+fn nested_with_a_last_wait(
+    clock: &ManualClock,
+    budget: &RetryBudget,
+    attempts: u32,
+) -> (Retry, Retry) {
+    let retry = |attempts| {
+        let retry = Retry::builder().max_attempts(attempts).clock(clock.clone());
+        let retry = retry.backoff(Backoff::fixed(s(10)).jitter(Jitter::None));
+        retry.budget(budget.clone()).wait_when_budget_empty(true)
+    };
+    let inner = retry(attempts).return_rejection(true);
+    (retry(1).build().unwrap(), inner.build().unwrap())
+}
+
+#[test]
+fn a_failure_costs_its_token_even_if_the_call_is_cancelled_in_the_wait_after_it() {
+    for (waits, left) in [(1, 9.0), (5, 5.0)] {
+        let clock = ManualClock::new();
+        let budget = RetryBudget::grpc(10, 1.0).build().unwrap();
+        let stack = nested_with_a_last_wait(&clock, &budget, 10);
+        let mut call = Box::pin(stack.call(|| async { Err::<(), _>(()) }));
+        let mut task = TaskContext::from_waker(Waker::noop());
+        for _ in 0..waits {
+            assert!(call.as_mut().poll(&mut task).is_pending());
+            clock.advance(s(10));
+        }
+        drop(call);
+        assert_eq!(budget.snapshot().available, left, "{waits} waits");
+    }
+    // The outer retry records the failure of a call that has ended.
+    let clock = ManualClock::new();
+    let budget = RetryBudget::grpc(10, 1.0).build().unwrap();
+    let stack = nested_with_a_last_wait(&clock, &budget, 10);
+    assert!(
+        clock
+            .block_on(stack.call(|| async { Err::<(), _>(()) }))
+            .is_err()
+    );
+    assert_eq!((elapsed(&clock), budget.snapshot().available), (s(50), 5.0));
+}
+
+/// Admits the first call. Empties the budget and rejects the others, for seven seconds.
+struct AdmitOne {
+    admitted: Cell<bool>,
+    budget: RetryBudget,
+}
+
+impl Guard for AdmitOne {
+    type Permit = ();
+
+    fn enter(&self, _: &mut Context) -> Result<(), Rejected> {
+        if !self.admitted.replace(true) {
+            return Ok(());
+        }
+        (0..10).for_each(|_| self.budget.begin().failure());
+        Err(Rejected::new("guard", Reason::RateLimited).with_retry_after(s(7)))
+    }
+
+    fn exit<T, E>(&self, (): (), _: &mut Outcome<T, E>) {}
+}
+
+#[test]
+fn a_rejection_that_is_returned_after_a_wait_has_the_rest_of_its_time() {
+    for (delay, left) in [(7, 0), (2, 5), (100, 0)] {
+        let clock = ManualClock::new();
+        let budget = RetryBudget::grpc(10, 1.0).build().unwrap();
+        let guard = Guarded(AdmitOne {
+            admitted: Cell::new(false),
+            budget: budget.clone(),
+        });
+        let retry = Retry::builder().budget(budget).clock(clock.clone());
+        let retry = retry.wait_when_budget_empty(true).return_rejection(true);
+        let retry = retry.delay_with(move |_| s(delay)).build().unwrap();
+        let result = clock.block_on((retry, guard).call(|| async { Err::<(), _>(()) }));
+        // The wait after the failure, and that with an empty budget.
+        assert_eq!(elapsed(&clock), s(2 * delay));
+        let rejected = result.unwrap_err();
+        assert_eq!(rejected.retry_after(), Some(s(left)));
+    }
 }

@@ -3,6 +3,7 @@
 mod reconfigured;
 mod reconfigured_breaker;
 mod removed_layers;
+mod replaced_breaker;
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};

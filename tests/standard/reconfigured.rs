@@ -349,3 +349,30 @@ fn it_can_be_boxed_and_shared() {
         Ok(7)
     );
 }
+
+#[test]
+fn a_limiter_that_is_replaced_passes_on_the_numbers_of_its_events() {
+    let clock = ManualClock::new();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let log = heard.clone();
+    let limiter = |debt| {
+        let limiter = RateLimiter::builder().quota(Quota::per_hour(1));
+        limiter.max_debt(debt)
+    };
+    let observer = move |event: &Event| {
+        if let Event::Rejected { sequence, .. } = event {
+            log.lock().unwrap().push(*sequence);
+        }
+    };
+    let standard = standard(&clock).limiter(limiter(0)).observer(observer);
+    let standard = standard.build().unwrap();
+    let call = || clock.block_on(standard.call(|| async { Ok::<_, ()>(()) }));
+    assert!(call().is_ok());
+    for debt in [1, 2] {
+        assert!(call().is_err());
+        let config = standard.config().limiter(limiter(debt));
+        standard.reconfigure(config).unwrap();
+    }
+    assert!(call().is_err());
+    assert_eq!(*heard.lock().unwrap(), [1, 2, 3]);
+}

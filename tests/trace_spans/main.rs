@@ -303,6 +303,31 @@ fn a_span_inside_a_retry_counts_its_own_attempts() {
 }
 
 #[test]
+fn a_span_inside_a_hedge_counts_the_attempts_of_its_own_copy() {
+    let recorded = Recorded::during(|| {
+        let clock = ManualClock::new();
+        let hedge = Hedge::builder().after(ms(10)).clock(clock.clone());
+        let hedge = hedge.build().unwrap();
+        let stack = (hedge, CallSpan::new("copy"), retry(&clock));
+        let call = stack.call_with(|attempt| async move {
+            match attempt.is_hedge() {
+                false => pending().await,
+                true if attempt.number() < 3 => Err("down"),
+                true => Ok(()),
+            }
+        });
+        clock.block_on(call).unwrap();
+    });
+    assert_eq!(
+        recorded.spans(),
+        [
+            "call{policy=copy otel.name=copy outcome=cancelled attempts=1}",
+            "call{policy=copy otel.name=copy outcome=succeeded attempts=3 otel.status_code=OK}",
+        ]
+    );
+}
+
+#[test]
 fn each_summary_is_written_when_it_is_due() {
     let recorded = Recorded::during(|| {
         let clock = ManualClock::new();

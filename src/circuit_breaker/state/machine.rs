@@ -434,6 +434,16 @@ impl Machine {
         self.progress = progress;
     }
 
+    /// Continues the generations of another machine. Returns `false` if this one is ahead already. Before the first call,
+    /// because the results of calls from before are ignored.
+    pub(crate) const fn continue_generations(&mut self, generation: u64) -> bool {
+        let is_behind = self.generation < generation;
+        if is_behind {
+            self.generation = generation;
+        }
+        is_behind
+    }
+
     pub(crate) const fn generation(&self) -> u64 {
         self.generation
     }

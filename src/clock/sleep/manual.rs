@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use crate::clock::timers::Timers;
+use crate::event::Panics;
 use crate::instant::Instant;
 use crate::sync::lock;
 
@@ -32,7 +33,10 @@ impl ManualTime {
 
     /// Advances the time to `target`, and stops at the deadline of each earlier sleep to wake it.
     pub(in crate::clock) fn advance(&self, target: Instant) {
-        while self.step(target) {}
+        // Wakers are user code. A panic in one does not keep the others asleep.
+        let mut panics = Panics::default();
+        while self.step(target, &mut panics) {}
+        panics.resume();
     }
 
     /// Advances the time to the next deadline and wakes all sleeps that wait for it. Returns `false` if there is
@@ -47,7 +51,7 @@ impl ManualTime {
 
     /// Wakes the first sleep whose deadline is `target` or earlier, at its deadline and outside the
     /// lock. If there is none, moves the time to `target` and returns `false`.
-    fn step(&self, target: Instant) -> bool {
+    fn step(&self, target: Instant, panics: &mut Panics) -> bool {
         let mut timers = lock(&self.timers);
         let due = timers.pop_due(target);
         let at = due.as_ref().map_or(target, |(deadline, _)| *deadline);
@@ -55,7 +59,7 @@ impl ManualTime {
         drop(timers);
         match due {
             Some((_, waker)) => {
-                waker.wake();
+                panics.run(|| waker.wake());
                 true
             }
             None => false,

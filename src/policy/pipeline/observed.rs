@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, ready};
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
@@ -13,7 +13,7 @@ use crate::clock::{ClockHandle, blocking};
 use crate::error::Error;
 use crate::event::{Ending, Event, Observer, Panics};
 use crate::instant::Instant;
-use crate::policy::operation::forward_attempts;
+use crate::policy::operation::{OwnAttempts, forward_attempts};
 use crate::policy::{Context, Operation, Outcome, Run};
 
 /// The observer of a pipeline. Adds the pipeline's name to events.
@@ -119,17 +119,22 @@ where
         let start = CallStart {
             at: cx.now(clock),
             clock,
-            before: op.started(),
             op,
             observer,
         };
-        let starting = Starting { start: &start };
+        let mut attempts = OwnAttempts::new(op.started());
+        let starting = Starting {
+            start: &start,
+            attempts,
+        };
         let run = stack.run(Observed { op, observer }, cx);
         std::mem::forget(starting);
+        attempts.pause(op.started());
         Self::Observed {
             run,
             call: ObservedCall {
                 start,
+                attempts,
                 ending: Ending::Cancelled,
                 end: None,
             },
@@ -141,8 +146,6 @@ where
 struct CallStart<'a, Op: Operation> {
     clock: &'a ClockHandle,
     at: Instant,
-    /// Number of attempts that outer layers made before this call.
-    before: u32,
     op: Op,
     observer: &'a PipelineObserver,
 }
@@ -150,13 +153,13 @@ struct CallStart<'a, Op: Operation> {
 impl<Op: Operation> CallStart<'_, Op> {
     /// Reports the end, which is now if `end` is `None`.
     #[inline]
-    fn report(&self, ending: Ending, end: Option<Instant>) {
+    fn report(&self, ending: Ending, attempts: &OwnAttempts, end: Option<Instant>) {
         let mut panics = Panics::default();
         panics.run(|| {
             let end = end.unwrap_or_else(|| self.clock.now());
             self.observer.finished(
                 ending,
-                self.op.started().wrapping_sub(self.before),
+                attempts.count(),
                 end.saturating_duration_since(self.at),
             );
         });
@@ -167,18 +170,21 @@ impl<Op: Operation> CallStart<'_, Op> {
 /// Reports a panic of the layers that start a call. Forgotten once they have returned.
 struct Starting<'c, 'a, Op: Operation> {
     start: &'c CallStart<'a, Op>,
+    attempts: OwnAttempts,
 }
 
 impl<Op: Operation> Drop for Starting<'_, '_, Op> {
     #[cold]
     fn drop(&mut self) {
-        self.start.report(Ending::Panicked, None);
+        self.attempts.pause(self.start.op.started());
+        self.start.report(Ending::Panicked, &self.attempts, None);
     }
 }
 
 /// A call whose end is reported when this is dropped.
 pub struct ObservedCall<'a, Op: Operation> {
     start: CallStart<'a, Op>,
+    attempts: OwnAttempts,
     /// The ending to report if this is dropped now.
     ending: Ending,
     /// When it ended; `None` means now.
@@ -187,7 +193,10 @@ pub struct ObservedCall<'a, Op: Operation> {
 
 impl<Op: Operation> Drop for ObservedCall<'_, Op> {
     fn drop(&mut self) {
-        self.start.report(self.ending, self.end);
+        if self.ending != Ending::Cancelled {
+            self.attempts.pause(self.start.op.started());
+        }
+        self.start.report(self.ending, &self.attempts, self.end);
     }
 }
 
@@ -204,9 +213,12 @@ where
             PipelineProj::Plain { run } => run.poll(task),
             PipelineProj::Observed { run, call } => {
                 call.ending = Ending::Panicked;
-                let polled = run.poll(task);
-                call.ending = Ending::Cancelled;
-                let mut outcome = ready!(polled);
+                call.attempts.resume(call.start.op.started());
+                let Poll::Ready(mut outcome) = run.poll(task) else {
+                    call.ending = Ending::Cancelled;
+                    call.attempts.pause(call.start.op.started());
+                    return Poll::Pending;
+                };
                 call.ending = Ending::of(&outcome.result);
                 call.end = Some(outcome.finished(call.start.clock));
                 self.set(Self::Finished);

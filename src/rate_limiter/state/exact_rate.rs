@@ -104,6 +104,12 @@ impl ExactRate {
         self.cost
     }
 
+    /// Converts units of this rate into units of another one, as many tokens. Rounds down, and saturates.
+    pub(crate) fn convert(&self, units: u64, to: &Self) -> u64 {
+        let converted = u128::from(units) * u128::from(to.cost()) / u128::from(self.cost());
+        u64::try_from(converted.min(u128::from(REACH))).unwrap_or(REACH)
+    }
+
     /// Returns the units of `tokens`. Saturates above every capacity, so that an excessive cost stays excessive.
     #[inline(always)]
     pub(crate) fn price(&self, tokens: u64) -> u64 {

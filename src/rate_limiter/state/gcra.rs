@@ -123,12 +123,7 @@ impl Gcra {
         inherit: Inherit,
     ) -> u64 {
         let (new, fresh) = new;
-        // Converts to the new units, saturating.
-        let convert = |units: u64| {
-            let converted =
-                u128::from(units) * u128::from(new.rate.cost()) / u128::from(self.rate.cost());
-            u64::try_from(converted.min(u128::from(REACH))).unwrap_or(REACH)
-        };
+        let convert = |units| self.rate.convert(units, &new.rate);
         let used = convert(self.used(tat, now));
         match inherit.used(used, convert(self.capacity), new.capacity) {
             Some(used) => new.rate.units(now).saturating_add(used.min(REACH)),

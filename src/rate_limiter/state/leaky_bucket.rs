@@ -27,12 +27,15 @@ impl LeakyBucket {
     }
 
     pub(crate) fn replace(&mut self, now: Instant, new: Self, inherit: Inherit) {
-        // At any rate, one call runs at a time, so only a reset makes a difference. The rest of the current interval
-        // keeps its length, because it was earned at the old rate.
-        let left = self.rate.instant(self.next);
+        // At any rate, one call runs at a time, so only a reset makes a difference. What is left of the turns that were
+        // taken is a number of tokens, which drain at the new rate.
+        let used = self.next.saturating_sub(self.rate.units(now));
         self.next = match inherit {
             Inherit::Reset => 0,
-            _ => new.rate.units(left.max(now)),
+            _ => new
+                .rate
+                .units(now)
+                .saturating_add(self.rate.convert(used, &new.rate)),
         };
         self.rate = new.rate;
         self.largest = new.largest;

@@ -66,7 +66,9 @@ impl Availability {
 
 /// The state that a limit inherits from the limit it replaces.
 ///
-/// Tokens earned so far were earned at the old rate.
+/// Tokens earned so far were earned at the old rate. A quota with a warm-up counts time and no tokens, as Guava's does:
+/// except with [`Reset`](Self::Reset), the next call has its turn when it would have had it, and later ones follow at the
+/// new rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Inherit {

@@ -1,14 +1,14 @@
-//! What keeps a circuit isolated, and the breakers that replace it.
+//! Isolations and suspensions of probes, which last until a guard is dropped, also in breakers that replace this one.
 
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::event::Panics;
 use crate::sync::lock;
 
-/// An isolation, shared by all breakers that it isolates. It ends with the last handle.
+/// An isolation, or a suspension of probes, shared by all breakers that it applies to. It ends with the last handle.
 #[derive(Default)]
 pub(super) struct Hold {
-    /// Ends the isolation of one breaker.
+    /// Ends it for one breaker.
     ends: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
 }
 
@@ -30,12 +30,12 @@ impl Drop for Hold {
     }
 }
 
-/// The isolations of a breaker that have not ended.
+/// The holds of one kind on a breaker that have not ended.
 #[derive(Default)]
-pub(super) struct Isolations(Vec<Weak<Hold>>);
+pub(super) struct Holds(Vec<Weak<Hold>>);
 
-impl Isolations {
-    /// Adds an isolation. Returns `false` if it has been added before.
+impl Holds {
+    /// Adds a hold. Returns `false` if it has been added before.
     pub(super) fn add(&mut self, hold: &Arc<Hold>) -> bool {
         self.0.retain(|hold| hold.strong_count() > 0);
         let new = Arc::downgrade(hold);

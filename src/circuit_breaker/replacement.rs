@@ -1,0 +1,157 @@
+//! What a breaker continues of one that it replaces.
+
+use std::sync::Arc;
+
+use super::CircuitBreaker;
+use super::hold::{Hold, Holds};
+use super::inner::{Inner, Locked};
+use super::state::Machine;
+use super::transitions::Transitions;
+use crate::event::Panics;
+use crate::instant::Instant;
+
+impl CircuitBreaker {
+    /// Returns the breaker that has replaced this one; this one if none has.
+    pub(crate) fn in_force(&self) -> Self {
+        let mut breaker = self.clone();
+        while let Some(next) = breaker.successor() {
+            breaker = next;
+        }
+        breaker
+    }
+
+    fn successor(&self) -> Option<Self> {
+        let successor = |locked: &Locked| locked.successor.as_ref()?.upgrade();
+        let inner = self.inner.read_locked(successor).flatten()?;
+        Some(Self { inner })
+    }
+
+    pub(super) fn is_replaced(&self) -> bool {
+        self.successor().is_some()
+    }
+
+    pub(super) fn add_subscription(&self, transitions: &Transitions) {
+        let mut breaker = self.clone();
+        loop {
+            let added = breaker.inner.with_lock(|locked| {
+                // Checked under the lock, where a replacement takes the subscriptions over.
+                let next = locked.successor.as_ref().and_then(|next| next.upgrade());
+                if next.is_none() {
+                    locked.subscriptions.add(transitions.subscription());
+                }
+                next
+            });
+            match added {
+                None => return,
+                Some(inner) => breaker = Self { inner },
+            }
+        }
+    }
+
+    /// Prepares this breaker to replace `old`: continues its numbers, isolations, health checks, and subscriptions.
+    pub(crate) fn continue_from(&self, old: &Self) {
+        self.inner.base.continue_numbers_of(&old.inner.base);
+        let generation = old.inner.read(Machine::generation);
+        let now = self.inner.base.now();
+        self.inner.with_lock(|Locked { machine, .. }| {
+            if machine.continue_generations(generation) {
+                self.inner.publish(machine, now);
+            }
+        });
+        self.continue_holds_of(old);
+        // Last, because subscribers know that the circuit is isolated.
+        self.share_subscriptions_of(old);
+    }
+
+    /// Leaves the subscriptions to the breaker that this one was to replace.
+    pub(crate) fn abandon(&self) {
+        self.detach_subscriptions();
+    }
+
+    /// Takes over from `old`, now that no new call finds it: its subscriptions see the transitions of this breaker alone.
+    pub(crate) fn take_over_from(&self, old: &Self) {
+        let successor = Arc::downgrade(&self.inner);
+        old.inner
+            .with_lock(|locked| locked.successor = Some(successor));
+        let mut panics = Panics::default();
+        panics.run(|| self.continue_holds_of(old));
+        // After the link, so that no subscription is added to the old breaker meanwhile.
+        self.share_subscriptions_of(old);
+        panics.run(|| old.detach_subscriptions());
+        panics.resume();
+    }
+
+    /// Removes the subscriptions, which another breaker has too. Wakes their tasks, for health checks to find that one.
+    fn detach_subscriptions(&self) {
+        let wakers = self.inner.with_lock(|locked| locked.subscriptions.close());
+        let mut panics = Panics::default();
+        for waker in wakers {
+            panics.run(|| waker.wake());
+        }
+        panics.resume();
+    }
+
+    /// Isolates this circuit, and suspends its probes, until what does so in `old` ends.
+    fn continue_holds_of(&self, old: &Self) {
+        // An observer that panics ends no other isolation.
+        let mut panics = Panics::default();
+        for hold in holds(&old.inner, |locked| &locked.suspensions) {
+            panics.run(|| self.suspend_with(&hold));
+        }
+        for hold in holds(&old.inner, |locked| &locked.isolations) {
+            panics.run(|| self.isolate_with(&hold));
+        }
+        panics.resume();
+    }
+
+    fn share_subscriptions_of(&self, old: &Self) {
+        let active = old.inner.read_locked(|old| old.subscriptions.active());
+        for subscription in active.into_iter().flatten() {
+            self.inner
+                .with_lock(|locked| locked.subscriptions.add(&subscription));
+        }
+    }
+
+    pub(super) fn isolate_with(&self, hold: &Arc<Hold>) {
+        let (isolations, end) = (
+            |locked: &mut Locked| locked.isolations.add(hold),
+            Machine::end_isolation,
+        );
+        self.hold(hold, isolations, Machine::isolate, end);
+    }
+
+    /// Suspends probes until the hold ends.
+    pub(super) fn suspend_with(&self, hold: &Arc<Hold>) {
+        let suspensions = |locked: &mut Locked| locked.suspensions.add(hold);
+        self.hold(
+            hold,
+            suspensions,
+            |machine, _| machine.suspend_probes(),
+            |machine, _| machine.resume_probes(),
+        );
+    }
+
+    /// Begins a hold, unless `add` finds that it has begun before.
+    fn hold(
+        &self,
+        hold: &Hold,
+        add: impl FnOnce(&mut Locked) -> bool,
+        begin: fn(&mut Machine, Instant),
+        end: fn(&mut Machine, Instant),
+    ) {
+        let now = self.inner.base.now();
+        if !self.inner.with_lock(add) {
+            return;
+        }
+        let breaker = self.clone();
+        hold.on_end(move || breaker.change_in_drop(end));
+        self.inner
+            .with_machine(None, now, |machine| begin(machine, now));
+    }
+}
+
+/// Returns the holds of one kind that have not ended. Dropping the last handle of one runs user code.
+fn holds(inner: &Inner, of: impl FnOnce(&Locked) -> &Holds) -> Vec<Arc<Hold>> {
+    let active = inner.read_locked(|locked| of(locked).active());
+    active.unwrap_or_default()
+}
