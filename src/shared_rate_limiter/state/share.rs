@@ -45,6 +45,12 @@ impl Share {
         self.total = Some(total);
     }
 
+    /// Records an answer to a process that admits calls without the store. Its own tokens and those of others are not
+    /// reported at the same time then, so they say nothing about its share.
+    pub(crate) const fn skip(&mut self, total: u64) {
+        self.total = Some(total);
+    }
+
     /// Returns the share, from 0.01 to 1. `token` is the time per token, in nanoseconds.
     pub(crate) fn get(&self, token: f64) -> f64 {
         (self.own / (self.fleet + PRIOR / token)).clamp(FLOOR, 1.0)
