@@ -157,7 +157,7 @@ fn the_shares_add_up_to_one_in_the_next_outage_too() {
 fn a_quota_that_is_lowered_after_an_outage_stops_calls_no_longer_than_it_takes_to_fill() {
     for after in [0, 200, 2000] {
         let (clock, store, limiter) = limiter(Quota::per_second(1000), Outage::OwnShare);
-        let mut call_for = |millis: u64| {
+        let call_for = |millis: u64| {
             let mut admitted = 0;
             for _ in 0..millis {
                 admitted += (0..5).filter(|_| is_admitted(&limiter)).count();
