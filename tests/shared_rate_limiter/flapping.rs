@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backstop::shared_rate_limiter::Outage;
-use backstop::store::{Fault, MemoryStore};
+use backstop::store::{Fault, MemoryStore, Reply, Store, StoreError, Take, Taken};
 use backstop::{ManualClock, Quota, SharedRateLimiter};
 use futures::FutureExt;
 
@@ -174,5 +174,73 @@ fn a_quota_that_is_lowered_after_an_outage_stops_calls_no_longer_than_it_takes_t
         call_for(3000);
         let admitted = call_for(1000);
         assert!((9..=11).contains(&admitted), "after {after} ms: {admitted}");
+    }
+}
+
+#[test]
+fn a_quota_that_is_raised_without_the_store_is_used_in_whole() {
+    for (before, after) in [(10, 1000), (100, 10_000), (1000, 10)] {
+        let quota = Quota::per_second(before).burst(before);
+        let mut fleet = Fleet::new(4, quota, |builder| builder);
+        fleet.store.set_latency(Duration::from_micros(200));
+        let load = 3.0 * after.max(before) as f64 / before as f64;
+        let mut admitted = Vec::new();
+        run(&mut fleet, load, 8.0, |fleet, step| {
+            match step {
+                40_000 => fleet.store.set_fault(Some(Fault::Fail)),
+                50_000 => {
+                    let quota = Quota::per_second(after).burst(after);
+                    let set = |node: &SharedRateLimiter| node.set_quota(quota).unwrap();
+                    fleet.nodes.iter().for_each(set);
+                }
+                _ => {}
+            }
+            if step >= 60_000 && step % 10_000 == 0 {
+                admitted.push(fleet.all_admitted());
+            }
+        });
+        let rate = (fleet.all_admitted() - admitted[0]) as f64 / 2.0 / after as f64;
+        let case = format!("{before} to {after}: {rate} of the new rate");
+        // At 10 a second, a process holds less than a token for each of the others that it does not know.
+        assert!((0.85..=1.15).contains(&rate), "{case}");
+    }
+}
+
+#[test]
+fn a_total_that_no_bucket_can_have_granted_takes_no_share() {
+    let clock = ManualClock::new();
+    let store = Exaggerates(MemoryStore::new(clock.clone()), 500.into());
+    let limiter = SharedRateLimiter::builder()
+        .store(store)
+        .key("key")
+        .quota(Quota::per_second(1000))
+        .clock(clock.clone())
+        .seed(1)
+        .build()
+        .unwrap();
+    for _ in 0..20_000 {
+        is_admitted(&limiter);
+        clock.advance(Duration::from_millis(1));
+    }
+    assert!(limiter.snapshot().share > 0.8, "{:?}", limiter.snapshot());
+}
+
+/// A store whose total of all grants is far too large, once.
+struct Exaggerates(MemoryStore, std::sync::atomic::AtomicI64);
+
+impl Store for Exaggerates {
+    fn take(&self, takes: Vec<Take>, reply: Reply<Vec<Taken>>) {
+        let left = self.1.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.0.take(
+            takes,
+            Reply::new(move |answer: Result<Vec<Taken>, StoreError>| {
+                reply.send(answer.map(|mut taken| {
+                    for taken in &mut taken {
+                        taken.total = if left == 450 { u64::MAX } else { taken.total };
+                    }
+                    taken
+                }));
+            }),
+        );
     }
 }

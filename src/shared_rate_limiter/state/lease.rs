@@ -400,7 +400,9 @@ impl Lease {
             self.share.skip(taken.total);
         } else {
             let own = taken.granted + request.spent;
-            self.share.record(now, own, taken.total);
+            let (token, burst) = (self.rules.token, self.rules.burst as f64);
+            self.share
+                .record(now, own, taken.total, token, token * burst);
         }
         self.level = Some(Level::new(now, request, &taken, self.rules.token));
         if request.wanted == 0 || is_late {
@@ -455,7 +457,7 @@ impl Lease {
 
     /// Returns this process's share of the fleet's tokens.
     pub(crate) fn share(&self) -> f64 {
-        self.share.get(self.rules.token)
+        self.share.get()
     }
 
     /// Returns the whole tokens in the store at its last answer.
