@@ -395,4 +395,50 @@ mod tests {
         let request = block.plan(at(6000), 20, 1).unwrap();
         assert_eq!((request.permits, request.in_use), (12, 12));
     }
+
+    #[test]
+    fn a_sixteenth_of_what_is_beyond_the_fair_part_is_given_up() {
+        let mut block = Block::new(40, TTL);
+        block.plan(at(0), 40, 1);
+        answer(&mut block, at(0), 40, 0, 2);
+        // The fair part is 20; of the other 20, two are given up.
+        assert!(block.admit(at(1), 38));
+        assert!(!block.admit(at(1), 1));
+    }
+
+    #[test]
+    fn requests_pause_for_50_ms_after_a_short_grant_and_for_100_after_a_failure() {
+        let mut block = Block::new(10, TTL);
+        block.plan(at(0), 4, 1);
+        answer(&mut block, at(0), 0, 0, 2);
+        assert_eq!(block.plan(at(49), 4, 1), None);
+        assert!(block.is_scarce(at(49)) && !block.is_scarce(at(50)));
+        assert!(block.plan(at(50), 4, 1).is_some());
+        block.failed(at(75), 0.5);
+        assert_eq!(block.plan(at(174), 4, 1), None);
+        assert!(block.plan(at(175), 4, 1).is_some());
+    }
+
+    #[test]
+    fn a_turn_that_is_over_while_calls_run_is_scarce_until_they_end() {
+        let mut block = Block::new(1, TTL);
+        block.plan(at(0), 1, 1);
+        answer(&mut block, at(0), 1, 0, 2);
+        assert!(block.admit(at(0), 1));
+        assert!(!block.is_scarce(at(199)), "its own turn");
+        assert_eq!(block.maintain_at(at(199), at(199)), at(200));
+        assert!(block.is_scarce(at(200)));
+        assert_eq!(block.poll_at(at(200)), at(3000), "the release sends");
+        assert_eq!(block.plan(at(200), 1, 1), None);
+        block.release(1);
+        assert_eq!(block.plan(at(200), 1, 1).unwrap().permits, 0);
+    }
+
+    #[test]
+    fn a_process_that_was_granted_nothing_has_no_turn_to_end() {
+        let mut block = Block::new(1, TTL);
+        block.plan(at(0), 1, 1);
+        answer(&mut block, at(0), 0, 0, 2);
+        assert_eq!(block.maintain_at(at(0), at(0)), at(3000));
+    }
 }

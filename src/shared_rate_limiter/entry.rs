@@ -79,11 +79,11 @@ impl State {
         hub.failed(now, error)
     }
 
-    /// Records an answer. Returns the event of a store that was lost.
-    fn answered(&mut self, now: Instant, hub: &Hub) -> Option<StoreEvent> {
+    /// Records an answer to a request sent at `sent`. Returns the event of a store that was lost.
+    fn answered(&mut self, now: Instant, sent: Instant, hub: &Hub) -> Option<StoreEvent> {
         self.answered_at = now;
         self.own.answered(now);
-        hub.answered(now)
+        hub.answered(now, sent)
     }
 
     /// Claims the probe that is due, if one is.
@@ -258,7 +258,7 @@ impl Entry {
             let is_late = number != state.requests || state.lease.in_flight().is_none();
             match answer {
                 Ok(taken) => {
-                    after.event = state.answered(now, hub);
+                    after.event = state.answered(now, request.sent, hub);
                     let contact = state.contact(hub);
                     state.lease.sync(now, contact);
                     state.lease.answered(now, request, &taken, is_late, unit);

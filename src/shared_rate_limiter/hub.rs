@@ -36,6 +36,8 @@ pub(super) struct Hub {
     in_flight: AtomicU64,
     /// Time of the store's last answer, in nanoseconds.
     answered_at: AtomicU64,
+    /// When the newest of the answered requests was sent, in nanoseconds.
+    newest_answered: AtomicU64,
     /// No request times out before this time, in nanoseconds, because this process is busy.
     busy_until: AtomicU64,
     link: Mutex<State>,
@@ -78,6 +80,7 @@ impl Hub {
             trips: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             answered_at: AtomicU64::new(0),
+            newest_answered: AtomicU64::new(0),
             busy_until: AtomicU64::new(0),
             link: Mutex::default(),
         }
@@ -124,11 +127,13 @@ impl Hub {
         latest > answered_at && now < latest + self.timeout
     }
 
-    /// Records an answer. Returns the event of a store that was lost.
-    pub(super) fn answered(&self, now: Instant) -> Option<StoreEvent> {
-        // Relaxed: no other data is published with it.
+    /// Records an answer to a request sent at `sent`. Returns the event of a store that was lost.
+    pub(super) fn answered(&self, now: Instant, sent: Instant) -> Option<StoreEvent> {
+        // Relaxed: no other data is published with them.
         self.answered_at
             .fetch_max(now.as_nanos(), Ordering::Relaxed);
+        self.newest_answered
+            .fetch_max(sent.as_nanos(), Ordering::Relaxed);
         let outage = lock(&self.link).link.answered(now)?;
         Some(StoreEvent::Back { after: outage })
     }
@@ -146,9 +151,14 @@ impl Hub {
     }
 
     /// Returns when a request sent at `sent` times out. Answers to other requests extend the time: a store that
-    /// answers is busy, not lost.
+    /// answers is busy, not lost. Those to requests that were sent a timeout later do not, because this one is not behind
+    /// them: it may be about a key of another shard, which is lost.
     pub(super) fn overdue_at(&self, sent: Instant) -> Instant {
-        let answered = Instant::from_nanos(self.answered_at.load(Ordering::Relaxed));
+        let newest = Instant::from_nanos(self.newest_answered.load(Ordering::Relaxed));
+        let answered = match newest < sent + self.timeout {
+            true => Instant::from_nanos(self.answered_at.load(Ordering::Relaxed)),
+            false => sent,
+        };
         let busy = Instant::from_nanos(self.busy_until.load(Ordering::Relaxed));
         // Relaxed: an estimate.
         let others = self.in_flight.load(Ordering::Relaxed).saturating_sub(1);

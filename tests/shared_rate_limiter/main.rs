@@ -7,6 +7,7 @@ mod leases;
 mod model;
 mod outages;
 mod settings;
+mod shards;
 mod user_code;
 mod waiting;
 #[path = "../watchdog/mod.rs"]

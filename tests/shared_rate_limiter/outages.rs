@@ -178,41 +178,6 @@ fn probes_come_within_a_quarter_of_their_times() {
 }
 
 #[test]
-fn a_request_may_take_forty_times_as_long_while_others_are_answered() {
-    let clock = ManualClock::new();
-    let limits = SharedKeyedRateLimiter::<String>::builder()
-        .store(Ignores(MemoryStore::new(clock.clone()), Mutex::default()))
-        .key_by(String::clone)
-        .quota(Quota::per_second(1000))
-        .sync(SyncMode::Exact)
-        .clock(clock.clone())
-        .build()
-        .unwrap();
-    let mut call = std::pin::pin!(limits.try_acquire("bad"));
-    let mut task = std::task::Context::from_waker(std::task::Waker::noop());
-    let mut millis = 0;
-    while std::future::Future::poll(call.as_mut(), &mut task).is_pending() {
-        assert!(millis < 2000);
-        clock.advance(10 * MILLISECOND);
-        millis += 10;
-        clock.block_on(limits.try_acquire("good")).unwrap();
-    }
-    assert_eq!(millis, 40 * 25);
-}
-
-/// A store that never answers requests about the key `bad`.
-struct Ignores(MemoryStore, Mutex<Vec<Reply<Vec<Taken>>>>);
-
-impl Store for Ignores {
-    fn take(&self, takes: Vec<Take>, reply: Reply<Vec<Taken>>) {
-        match takes.iter().any(|take| *take.key == *"bad") {
-            true => self.1.lock().unwrap().push(reply),
-            false => self.0.take(takes, reply),
-        }
-    }
-}
-
-#[test]
 fn many_keys_at_once_have_more_time_than_one() {
     let (clock, latency) = (ManualClock::new(), 100 * MILLISECOND);
     let limits = |keys: u64| {

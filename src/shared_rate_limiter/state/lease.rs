@@ -48,8 +48,8 @@ pub(crate) struct Lease {
     local: Local,
     /// The bucket of [`Outage::Local`], kept between outages.
     insurance: Option<LocalBucket>,
-    /// Tokens spent during an outage that the store has not debited yet, and when the last was spent.
-    spent: u64,
+    /// Tokens spent without the store that no request has paid for yet, and when the last was spent.
+    debt: u64,
     spent_at: Instant,
 }
 
@@ -78,7 +78,7 @@ impl Lease {
             reserves: false,
             local: Local::Off,
             insurance: None,
-            spent: 0,
+            debt: 0,
             spent_at: now,
         }
     }
@@ -94,6 +94,7 @@ impl Lease {
         if let Local::On { number, .. } = self.local {
             self.limit_locally(now, number);
         }
+        self.limit_debt(now);
     }
 
     /// Records the demand of a call.
@@ -112,7 +113,7 @@ impl Lease {
         let missing = spent - self.lots.spend(spent);
         if let (Local::On { limit, .. }, 1..) = (&mut self.local, missing) {
             limit.debit(now, missing);
-            self.spent = self.spent.saturating_add(missing);
+            self.debt = self.debt.saturating_add(missing);
             self.spent_at = now;
         }
     }
@@ -163,17 +164,17 @@ impl Lease {
     /// other methods.
     pub(crate) fn sync(&mut self, now: Instant, contact: Contact) {
         match (contact, self.local) {
-            (Contact::Lost { number, .. }, Local::On { number: known, .. }) if number == known => {}
+            (Contact::Lost { number, .. }, Local::On { number: known, .. }) if number == known => {
+                self.limit_debt(now);
+            }
             (Contact::Lost { number, .. }, _) => self.limit_locally(now, number),
             (Contact::Up { pace_until }, Local::On { limit, .. }) if now >= pace_until => {
                 self.local = Local::Off;
                 self.keep(limit);
-                if let LocalLimit::Bucket(bucket) = limit {
-                    self.forgive(now, &bucket);
-                }
             }
             (Contact::Up { .. }, _) => {}
         }
+        self.forgive(now);
         // Two requests may take as long as the tokens of the first one last. If those expired as the second one is
         // answered, a call that needs the tokens of both would never get them.
         let needs_all = self.in_flight.is_some_and(|request| request.is_on_top);
@@ -197,7 +198,7 @@ impl Lease {
         let admits = limit.take(now, missing);
         if admits {
             self.lots.spend(held);
-            self.spent = self.spent.saturating_add(missing);
+            self.debt = self.debt.saturating_add(missing);
             self.spent_at = now;
         }
         admits
@@ -209,14 +210,14 @@ impl Lease {
             Local::On {
                 limit: LocalLimit::Bucket(bucket),
                 ..
-            } if self.spent >= tokens => {
+            } if self.debt >= tokens => {
                 bucket.put_back(tokens);
-                self.spent -= tokens;
+                self.debt -= tokens;
             }
             Local::On {
                 limit: LocalLimit::Open,
                 ..
-            } => self.spent = self.spent.saturating_sub(tokens),
+            } => self.debt = self.debt.saturating_sub(tokens),
             _ => self.lots.put_back(tokens, now, self.store_time),
         }
     }
@@ -256,12 +257,14 @@ impl Lease {
 
     /// Returns when the store has `tokens` at the earliest, by its last answer.
     fn refilled_at(&self, tokens: u64) -> Instant {
+        let tokens = self.with_debt(tokens);
         let refilled_at = |level: Level| level.refilled_at(tokens, self.rules.token);
         self.level.map_or(Instant::ORIGIN, refilled_at)
     }
 
     fn paused_until(&self, tokens: u64) -> Instant {
-        self.pause.until(tokens, self.refilled_at(tokens))
+        self.pause
+            .until(self.with_debt(tokens), self.refilled_at(tokens))
     }
 
     /// Returns when the next request may be sent for a call that costs `tokens`.
@@ -289,7 +292,7 @@ impl Lease {
         }
         if let Local::On { .. } = self.local {
             let next = self.sent_at.after(self.rules.every);
-            return (self.spent > 0 && now >= next).then(|| self.send(now, 0, 0, false));
+            return (self.debt > 0 && now >= next).then(|| self.pay(now));
         }
         let held = self.lots.held();
         let lease = self.size(now, rate);
@@ -298,11 +301,14 @@ impl Lease {
                 return self.settle(now);
             }
             let all = waiting.all.min(self.rules.burst);
-            let ask = all.max(lease).saturating_sub(held);
-            let at_least = waiting.first.saturating_sub(held).max(1);
+            let owed = self.owed();
+            let first = waiting.first.saturating_sub(held).max(1);
+            let ask = all.max(lease).saturating_sub(held).max(first) + owed;
+            // A debt is paid in parts.
+            let at_least = if owed > 0 { 1 } else { first };
             let just_enough = self.rules.is_exact || self.rules.largest > 0 && lease <= all;
-            let wanted = waiting.all.saturating_sub(held);
-            let mut request = self.send(now, ask.max(at_least), at_least, just_enough);
+            let wanted = waiting.all.saturating_sub(held) + owed;
+            let mut request = self.send(now, ask, at_least, just_enough && owed == 0);
             request.wanted = request.ask.max(wanted);
             request.is_on_top = held > 0;
             self.in_flight = Some(request);
@@ -312,42 +318,24 @@ impl Lease {
         let lacks_reserve = self.reserves && held == 0;
         let ask = lease.max(u64::from(lacks_reserve)).saturating_sub(held);
         if (is_low || lacks_reserve) && ask > 0 && !self.is_dry(now, 1) {
-            return Some(self.send(now, ask, 1, false));
+            return Some(self.send(now, ask + self.owed(), 1, false));
         }
         self.settle(now)
     }
 
-    /// Returns the request that probes a lost store.
-    pub(crate) fn probe(&mut self, now: Instant) -> Option<Request> {
-        if self.in_flight.is_some() {
-            return None;
-        }
-        // A probe debits nothing, because a paused store executes all probes later. The debt waits for the first
-        // answer.
-        let (spent, give_back) = (std::mem::take(&mut self.spent), self.give_back.take());
-        let probe = self.send(now, 0, 0, false);
-        (self.spent, self.give_back) = (spent, give_back);
-        Some(probe)
-    }
-
-    /// Returns the request that returns unused tokens, or debits those that were spent without the store.
-    fn settle(&mut self, now: Instant) -> Option<Request> {
-        let is_due = self.give_back.is_some() || self.spent > 0;
-        is_due.then(|| self.send(now, 0, 0, false))
-    }
-
     const fn send(&mut self, now: Instant, ask: u64, at_least: u64, just_enough: bool) -> Request {
+        let spent = self.debt - self.owed();
         let request = Request {
             ask,
             at_least,
-            spent: self.spent,
+            spent,
             give_back: self.give_back.take(),
             sent: now,
             wanted: ask,
             just_enough,
             is_on_top: false,
         };
-        self.spent = 0;
+        self.debt -= spent;
         self.sent_at = now;
         self.in_flight = Some(request);
         request
@@ -403,18 +391,24 @@ impl Lease {
             self.trip_time += (trip - self.trip_time) / 8.0;
         }
         let taken = request.check(*taken, self.rules.token);
-        // Without the store, calls did not wait for these tokens: they pay for what was spent instead.
-        let paid = taken.granted.min(self.spent);
-        self.spent -= paid;
+        // Tokens that were spent without the store are paid for first.
+        let paid = taken.granted.min(self.debt);
+        self.debt -= paid;
         self.lots.add(taken.granted - paid, request.sent, taken.now);
         self.store_time = taken.now;
-        self.share
-            .record(now, taken.granted + request.spent, taken.total);
+        if self.is_local() {
+            self.share.skip(taken.total);
+        } else {
+            let own = taken.granted + request.spent;
+            let (token, burst) = (self.rules.token, self.rules.burst as f64);
+            self.share
+                .record(now, own, taken.total, token, token * burst);
+        }
         self.level = Some(Level::new(now, request, &taken, self.rules.token));
-        if request.ask == 0 || is_late {
+        if request.wanted == 0 || is_late {
             return;
         }
-        self.asked = request.ask;
+        self.asked = request.ask - paid;
         self.was_full = taken.granted >= request.wanted;
         self.granted_at = now;
         if self.was_full {
@@ -431,7 +425,7 @@ impl Lease {
     pub(crate) const fn failed(&mut self) {
         if let Some(request) = self.in_flight.take() {
             // The store may have executed it. Debiting twice is safe, returning tokens twice is not.
-            self.spent += request.spent;
+            self.debt += request.spent;
         }
     }
 
@@ -463,7 +457,7 @@ impl Lease {
 
     /// Returns this process's share of the fleet's tokens.
     pub(crate) fn share(&self) -> f64 {
-        self.share.get(self.rules.token)
+        self.share.get()
     }
 
     /// Returns the whole tokens in the store at its last answer.
@@ -474,11 +468,15 @@ impl Lease {
     /// Returns when the lease becomes indistinguishable from a new one, if no call comes until then.
     pub(crate) fn idle_at(&self) -> Option<Instant> {
         let is_local = matches!(self.local, Local::On { .. });
-        if self.in_flight.is_some() || is_local || self.spent > 0 {
+        if self.in_flight.is_some() || is_local || self.debt > 0 {
             return None;
         }
-        let idle = self.life() + LONGEST_PAUSE as u64;
         let last = self.sent_at.max(self.granted_at).max(self.spent_at);
-        Some(last.after(idle).max(self.pause.end()))
+        Some(last.after(self.idle_time()).max(self.pause.end()))
+    }
+
+    /// Returns how long a lease has no effect on calls that come later, in nanoseconds.
+    fn idle_time(&self) -> u64 {
+        self.life() + LONGEST_PAUSE as u64
     }
 }

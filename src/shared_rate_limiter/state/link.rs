@@ -8,8 +8,8 @@ use crate::instant::{Instant, nanos};
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Link {
     outage: Option<Outage>,
-    /// Start and end of the last outage.
-    last: Option<(Instant, Instant)>,
+    /// The last outage, and its end.
+    last: Option<(Outage, Instant)>,
     /// Number of outages so far.
     count: u64,
 }
@@ -17,11 +17,25 @@ pub(crate) struct Link {
 #[derive(Clone, Copy, Debug)]
 struct Outage {
     since: Instant,
+    /// When the first of several outages began, if the store was up only briefly between them.
+    first_since: Instant,
     /// Number of failed probes.
     failed: u32,
     probe_at: Instant,
     /// Whether a probe is in flight.
     probing: bool,
+}
+
+impl Outage {
+    /// Returns when the outages began of which this one, which ended at `back`, and one that begins at `now` are parts. If
+    /// the store was up for less than twice the length of this outage, other processes may not have found it in between.
+    fn joined(&self, back: Instant, now: Instant) -> Instant {
+        let lost_for = back.saturating_duration_since(self.since);
+        match now.saturating_duration_since(back) < 2 * lost_for {
+            true => self.first_since,
+            false => now,
+        }
+    }
 }
 
 /// The state of the link, for leases.
@@ -71,8 +85,10 @@ impl Link {
     pub(crate) fn failed(&mut self, now: Instant, unit: f64) -> bool {
         let is_new = self.outage.is_none();
         self.count += u64::from(is_new);
-        let outage = self.outage.get_or_insert(Outage {
+        let last = self.last;
+        let outage = self.outage.get_or_insert_with(|| Outage {
             since: now,
+            first_since: last.map_or(now, |(last, back)| last.joined(back, now)),
             failed: 0,
             probe_at: now,
             probing: true,
@@ -102,7 +118,7 @@ impl Link {
     /// Records an answer. Returns the length of the outage that it ends, if any.
     pub(crate) fn answered(&mut self, now: Instant) -> Option<Duration> {
         let outage = self.outage.take()?;
-        self.last = Some((outage.since, now));
+        self.last = Some((outage, now));
         Some(now.saturating_duration_since(outage.since))
     }
 
@@ -114,9 +130,9 @@ impl Link {
                 probe_at: outage.probe_at,
             };
         }
-        let pace = |(since, back): (Instant, Instant)| {
-            let length = back.saturating_duration_since(since).min(LONGEST_PACE);
-            back.after(nanos(length))
+        let pace = |(outage, back): (Outage, Instant)| {
+            let length = back.saturating_duration_since(outage.first_since);
+            back.after(nanos(length.min(LONGEST_PACE)))
         };
         Contact::Up {
             pace_until: self.last.map_or(Instant::ORIGIN, pace),
@@ -174,5 +190,23 @@ mod tests {
         link.answered(at(9000));
         assert_eq!(paced(&link), at(10_250));
         assert_eq!(link.answered(at(9001)), None);
+    }
+
+    #[test]
+    fn outages_between_which_the_store_was_up_only_briefly_count_as_one() {
+        let mut link = Link::default();
+        let mut paced = |since: u64, back: u64| {
+            link.failed(at(since), 0.0);
+            link.answered(at(back));
+            match link.contact() {
+                Contact::Up { pace_until } => pace_until,
+                Contact::Lost { .. } => panic!("the store is back"),
+            }
+        };
+        assert_eq!(paced(1000, 1100), at(1200));
+        assert_eq!(paced(1299, 1349), at(1349 + 349));
+        assert_eq!(paced(1449, 1459), at(1459 + 10), "a new one");
+        assert_eq!(paced(1480, 2000), at(2000 + 520));
+        assert_eq!(paced(2100, 3000), at(3000 + 1250), "at most");
     }
 }

@@ -68,7 +68,7 @@ impl LocalLimit {
     }
 
     /// Counts what was spent since the level was known: by calls under the limit `before`, or, without one, `spent` tokens
-    /// that the store has not debited. Otherwise each outage of a store that answers now and then would begin with as many
+    /// that no grant has paid for. Otherwise each outage of a store that answers now and then would begin with as many
     /// tokens as the first one.
     pub(crate) fn count_spent(&mut self, now: Instant, before: Option<Self>, spent: u64) {
         match (self, before) {
@@ -190,8 +190,9 @@ impl LocalBucket {
         Some(now.after((missing / self.rate).max(0.0).ceil() as u64))
     }
 
-    /// Returns the tokens earned in `nanos` nanoseconds.
-    pub(crate) const fn earned(&self, nanos: u64) -> f64 {
-        self.rate * nanos as f64
+    /// Returns how many tokens it lacks, rounded up.
+    pub(crate) fn missing(mut self, now: Instant) -> u64 {
+        self.refill(now);
+        (self.capacity - self.tokens - ROUNDING).max(0.0).ceil() as u64
     }
 }

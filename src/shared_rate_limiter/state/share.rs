@@ -2,7 +2,8 @@
 
 use crate::instant::Instant;
 
-/// Decaying sums of the grants to this process and to the whole fleet.
+/// Decaying sums of the grants to this process and to the whole fleet, in nanoseconds at the full rate, so that a changed
+/// quota changes no share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Share {
     own: f64,
@@ -29,8 +30,9 @@ impl Share {
         }
     }
 
-    /// Records an answer: tokens granted to this process, and the store's total of all grants.
-    pub(crate) fn record(&mut self, now: Instant, own: u64, total: u64) {
+    /// Records an answer: tokens granted to this process, and the store's total of all grants. `token` is the time per
+    /// token, in nanoseconds, and `full` that to fill the bucket.
+    pub(crate) fn record(&mut self, now: Instant, own: u64, total: u64, token: f64, full: f64) {
         let passed = now.as_nanos().saturating_sub(self.at.as_nanos()) as f64;
         let weight = (-passed / DECAY).exp();
         let fleet = match self.total {
@@ -39,14 +41,23 @@ impl Share {
             Some(_) => total,
             None => own,
         };
-        self.own = self.own * weight + own as f64;
-        self.fleet = self.fleet * weight + fleet.max(own) as f64;
+        let own = own as f64 * token;
+        // No more than the bucket can have granted, whatever a user's store answers.
+        let fleet = (fleet as f64 * token).min(full + passed).max(own);
+        self.own = self.own * weight + own;
+        self.fleet = self.fleet * weight + fleet;
         self.at = now;
         self.total = Some(total);
     }
 
-    /// Returns the share, from 0.01 to 1. `token` is the time per token, in nanoseconds.
-    pub(crate) fn get(&self, token: f64) -> f64 {
-        (self.own / (self.fleet + PRIOR / token)).clamp(FLOOR, 1.0)
+    /// Records an answer to a process that admits calls without the store. Its own tokens and those of others are not
+    /// reported at the same time then, so they say nothing about its share.
+    pub(crate) const fn skip(&mut self, total: u64) {
+        self.total = Some(total);
+    }
+
+    /// Returns the share, from 0.01 to 1.
+    pub(crate) fn get(&self) -> f64 {
+        (self.own / (self.fleet + PRIOR)).clamp(FLOOR, 1.0)
     }
 }

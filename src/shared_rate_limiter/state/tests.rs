@@ -219,21 +219,24 @@ fn without_the_store_the_lease_is_spent_and_then_the_share() {
         ready > now.after(5_000_000) && ready < now.after(30_000_000),
         "{ready:?}"
     );
-    // When the store is back, what was spent is debited, and the share is kept for a while.
+    // When the store is back, what was spent is paid for, and the share is kept for a while.
     let back = Contact::Up {
         pace_until: at(110_000),
     };
+    let early = lease.clone().plan(at(15_000), back, Waiting::default());
+    assert_eq!(early, None, "requests come a lease apart");
     let request = lease.plan(at(60_000), back, Waiting::default()).unwrap();
-    assert_eq!((request.ask, request.spent), (0, admitted - 4));
-    let taken = Taken::new(0, 50, StoreTime::from_micros(1));
+    assert_eq!((request.ask, request.at_least), (admitted - 4, 1));
+    let taken = Taken::new(request.ask - 1, 0, StoreTime::from_micros(1));
     lease.answered(at(60_200), &request, &taken, false, 0.5);
+    assert_eq!(lease.held(), 0);
     assert!(lease.is_local());
     lease.sync(at(110_000), back);
     assert!(!lease.is_local());
 }
 
 #[test]
-fn what_was_spent_is_debited_even_if_no_call_comes_after_the_outage() {
+fn what_was_spent_is_paid_for_even_if_no_call_comes_after_the_outage() {
     let (mut lease, _, now) = lost_with_four_tokens();
     let mut admitted = 0;
     while lease.admit(now, 1) {
@@ -244,17 +247,97 @@ fn what_was_spent_is_debited_even_if_no_call_comes_after_the_outage() {
     };
     lease.sync(at(20_000), back);
     assert!(!lease.is_local());
-    let request = lease.plan(at(20_000), back, Waiting::default());
-    let debit = request.map(|request| (request.ask, request.spent));
-    assert_eq!(debit, Some((0, admitted - 4)));
+    let request = lease.plan(at(60_000), back, Waiting::default());
+    assert_eq!(request.map(|request| request.ask), Some(admitted - 4));
     lease.failed();
     assert_eq!(lease.idle_at(), None, "an evicted key forgets it");
 }
 
-#[test]
-fn what_was_spent_is_debited_again_if_the_answer_is_lost() {
+/// Returns a process just after an outage in which it has spent a third of a bucket of 100 tokens, at 1000/s, and the
+/// contact with its store.
+fn back_with_a_debt() -> (Lease, Contact) {
     let mut lease = lease(1000, 100, SyncMode::Leased);
-    trip(&mut lease, at(0), 1, |ask| ask);
+    trip(&mut lease, at(0), 50, |ask| ask);
+    let lost = Contact::Lost {
+        number: 1,
+        probe_at: at(50_000),
+    };
+    lease.sync(at(0), lost);
+    while lease.admit(at(100), 1) {}
+    let back = Contact::Up {
+        pace_until: at(1000),
+    };
+    lease.sync(at(1000), back);
+    (lease, back)
+}
+
+#[test]
+fn grants_pay_for_what_was_spent_before_calls_get_them() {
+    let (mut lease, back) = back_with_a_debt();
+    let owed = lease.owed();
+    assert!((25..=100).contains(&owed), "{owed}");
+    let waiting = Waiting { first: 2, all: 3 };
+    let request = lease.plan(at(60_000), back, waiting).unwrap();
+    assert!(request.ask >= owed + 3, "{request:?}");
+    assert_eq!(request.at_least, 1, "in parts");
+    // Ten tokens, of which calls get none.
+    let mut taken = Taken::new(10, 0, StoreTime::from_micros(1));
+    taken.retry_after = Duration::from_millis(1);
+    lease.answered(at(60_200), &request, &taken, false, 0.5);
+    assert_eq!((lease.held(), lease.owed()), (0, owed - 10));
+    assert_eq!(
+        lease.ready_at(at(60_200), back, 2),
+        at(60_200 + 1000 * (owed - 10 + 2)),
+        "after those that are owed"
+    );
+    let request = lease.plan(at(160_000), back, waiting).unwrap();
+    let taken = Taken::new(request.ask, 0, StoreTime::from_micros(2));
+    lease.answered(at(160_200), &request, &taken, false, 0.5);
+    assert_eq!((lease.owed(), lease.held()), (0, request.ask - (owed - 10)));
+}
+
+#[test]
+fn what_is_owed_refills_while_no_calls_come() {
+    let (mut lease, back) = back_with_a_debt();
+    let owed = lease.owed();
+    lease.sync(at(1_000_000), back);
+    assert_eq!(lease.owed(), owed, "calls may pause that long");
+    lease.sync(at(60_000_000), back);
+    assert_eq!(lease.owed(), 0);
+}
+
+#[test]
+fn a_long_outage_leaves_no_larger_debt_than_the_part_of_the_bucket() {
+    let mut lease = lease(1000, 100, SyncMode::Leased);
+    trip(&mut lease, at(0), 50, |ask| ask);
+    let lost = Contact::Lost {
+        number: 1,
+        probe_at: at(9_000_000),
+    };
+    let mut admitted = 0;
+    for millis in 0..3000 {
+        lease.sync(at(1000 * millis), lost);
+        while lease.admit(at(1000 * millis), 1) {
+            admitted += 1;
+        }
+    }
+    assert!(admitted > 900, "a third of the rate: {admitted}");
+    assert!((30..=35).contains(&lease.owed()), "{}", lease.owed());
+}
+
+#[test]
+fn a_lowered_quota_lowers_what_is_owed() {
+    let (mut lease, _) = back_with_a_debt();
+    let quota = Quota::per_second(10).burst(10);
+    let rules = Rules::new(quota, SyncMode::Leased, EVERY, Outage::OwnShare);
+    lease.set_rules(at(2000), rules);
+    assert!(lease.owed() <= 10, "{}", lease.owed());
+}
+
+#[test]
+fn what_was_spent_is_paid_for_again_if_the_answer_is_lost() {
+    let mut lease = lease(1000, 100, SyncMode::Leased);
+    trip(&mut lease, at(0), 50, |ask| ask);
     let lost = Contact::Lost {
         number: 1,
         probe_at: at(50_000),
@@ -271,11 +354,12 @@ fn what_was_spent_is_debited_again_if_the_answer_is_lost() {
     let back = Contact::Up {
         pace_until: at(900_000),
     };
-    let request = lease.plan(at(150_000), back, Waiting::default()).unwrap();
-    assert!(request.spent > 0);
+    let request = lease.plan(at(110_000), back, Waiting::default()).unwrap();
+    assert!(request.ask > 0);
     lease.failed();
-    let again = lease.plan(at(250_000), back, Waiting::default()).unwrap();
-    assert_eq!(again.spent, request.spent);
+    while lease.admit(at(170_000), 1) {}
+    let again = lease.plan(at(170_000), back, Waiting::default()).unwrap();
+    assert!(again.ask >= request.ask, "{again:?} {request:?}");
 }
 
 #[test]

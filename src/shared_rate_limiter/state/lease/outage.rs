@@ -1,7 +1,7 @@
-//! The local limit of a lease during an outage of the store.
+//! Outages of the store: the local limit meanwhile, probes, and what is paid for afterwards.
 
-use super::super::local::{LocalBucket, LocalLimit};
-use super::{Lease, Local, Outage};
+use super::super::local::LocalLimit;
+use super::{Lease, Local, Outage, Request};
 use crate::instant::Instant;
 
 impl Lease {
@@ -14,9 +14,38 @@ impl Lease {
         let share = self.share();
         let mut limit = LocalLimit::new(&self.rules, now, self.insurance, share, self.level);
         if self.rules.outage == Outage::OwnShare {
-            limit.count_spent(now, before, self.spent);
+            limit.count_spent(now, before, self.debt);
         }
         self.local = Local::On { number, limit };
+    }
+
+    /// Returns the request that probes a lost store.
+    pub(crate) fn probe(&mut self, now: Instant) -> Option<Request> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        // A probe debits nothing, because a paused store executes all probes later. The debt waits for the first
+        // answer.
+        let (debt, give_back) = (std::mem::take(&mut self.debt), self.give_back.take());
+        let probe = self.send(now, 0, 0, false);
+        (self.debt, self.give_back) = (debt, give_back);
+        Some(probe)
+    }
+
+    /// Returns the request that returns unused tokens, or pays for those that were spent without the store.
+    pub(super) fn settle(&mut self, now: Instant) -> Option<Request> {
+        let is_time = now >= self.sent_at.after(self.rules.every);
+        let pays = self.debt > 0 && is_time && !self.is_dry(now, 1);
+        (self.give_back.is_some() || pays).then(|| self.pay(now))
+    }
+
+    /// Returns a request for no call, which pays for tokens spent without the store.
+    pub(super) fn pay(&mut self, now: Instant) -> Request {
+        let owed = self.owed();
+        let mut request = self.send(now, owed, owed.min(1), false);
+        request.wanted = 0;
+        self.in_flight = Some(request);
+        request
     }
 
     /// Keeps the bucket of [`Outage::Local`] for the next outage.
@@ -26,11 +55,42 @@ impl Lease {
         }
     }
 
-    /// Drops the debt that has refilled since the last call, if no call has come to debit it.
-    pub(super) fn forgive(&mut self, now: Instant, bucket: &LocalBucket) {
-        let idle = now.as_nanos().saturating_sub(self.spent_at.as_nanos());
-        if idle > self.rules.life {
-            self.spent = self.spent.saturating_sub(bucket.earned(idle) as u64);
+    /// Returns the tokens that grants must pay for first: a debit would be lost where others have emptied the bucket.
+    /// Only a process that keeps to its share owes them.
+    pub(in super::super) const fn owed(&self) -> u64 {
+        match self.rules.outage {
+            Outage::OwnShare => self.debt,
+            _ => 0,
+        }
+    }
+
+    /// Returns how many tokens must be granted before calls get this many.
+    pub(super) fn with_debt(&self, tokens: u64) -> u64 {
+        match tokens {
+            0 => 0,
+            _ => tokens.saturating_add(self.owed()),
+        }
+    }
+
+    /// Limits what is owed to what this process's part of the bucket lacks. The rest has refilled since.
+    pub(super) fn limit_debt(&mut self, now: Instant) {
+        if self.owed() == 0 {
+            return;
+        }
+        let missing = match self.local.limit() {
+            Some(LocalLimit::Bucket(bucket)) => bucket.missing(now),
+            _ => (self.share() * self.rules.burst as f64) as u64,
+        };
+        self.debt = self.debt.min(missing);
+    }
+
+    /// Drops what has refilled since the process became idle.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        let last = self.sent_at.max(self.spent_at);
+        let idle = now.as_nanos().saturating_sub(last.as_nanos());
+        if self.owed() > 0 && idle > self.idle_time() {
+            let refilled = self.share() / self.rules.token * idle as f64;
+            self.debt = self.debt.saturating_sub(refilled as u64);
         }
     }
 }
