@@ -104,7 +104,8 @@ fn describe(decision: &Decision, headers: &mut HeaderMap) {
     // The bucket holds what its rate earns in this window.
     let policy = format!("\"client\";q={BURST};w={}", BURST.div_ceil(RATE));
     // After a rejection, the draft requires `t` to state the same time as `Retry-After`.
-    let reset = whole_seconds(decision.retry_after.unwrap_or(decision.reset_after));
+    let more = decision.retry_after.or(decision.more_after);
+    let reset = whole_seconds(more.unwrap_or_default());
     let state = format!("\"client\";r={};t={reset}", decision.remaining);
     for (name, value) in [(POLICY, policy), (STATE, state)] {
         if let Ok(value) = HeaderValue::try_from(value) {

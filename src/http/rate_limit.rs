@@ -57,7 +57,7 @@ pub struct ServiceLimit {
     pub name: String,
     /// Number of units left (`r`).
     pub remaining: u64,
-    /// The time until the quota is replenished (`t`), in whole seconds.
+    /// The time until more quota is available, not necessarily all of it (`t`), in whole seconds.
     pub reset_after: Option<Duration>,
     /// The partition key (`pk`) of the limit, in base64.
     pub partition_key: Option<String>,
@@ -200,8 +200,9 @@ pub fn read(headers: &HeaderMap) -> Vec<ServiceLimit> {
 /// Adds a limiter's decision to both fields. Members that are there already stay.
 ///
 /// Durations are in whole seconds, rounded up. `t` is the wait of a rejected call, as in `Retry-After`, or otherwise
-/// the time until the limit is full, if it is not. A decision without a limit, for a key that found the table full,
-/// writes nothing.
+/// the time until the remaining number grows ([`Decision::more_after`]), not the time until the limit is full. With
+/// several quotas, that is when all of them have more. A full limit has no `t`. A decision without a limit, for a key
+/// that found the table full, writes nothing.
 ///
 /// ```
 /// use backstop::http::rate_limit;
@@ -225,11 +226,11 @@ pub fn write(headers: &mut HeaderMap, name: &str, decision: &Decision) {
         unit: None,
         window: (!decision.window.is_zero()).then_some(decision.window),
     };
-    let reset = decision.retry_after.unwrap_or(decision.reset_after);
+    let more = decision.retry_after.or(decision.more_after);
     let left = LimitMember {
         name,
         remaining: decision.remaining,
-        reset_after: (!reset.is_zero()).then_some(reset),
+        reset_after: more.filter(|more| !more.is_zero()),
     };
     for (field, value) in [
         (RATE_LIMIT_POLICY, header_value(&policy)),

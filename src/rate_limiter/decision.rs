@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::state::{Availability, Unavailable};
+use super::state::{Availability, Limit, Unavailable};
 use crate::instant::Instant;
 
 /// The decision of a limiter about a call, actual or predicted, and the state of the limiter.
@@ -34,6 +34,39 @@ pub struct Decision {
         serde(default, with = "crate::forms::optional_duration")
     )]
     pub retry_after: Option<Duration>,
+    /// The time until more than `remaining` tokens are left, if no tokens are taken. `None` if the limit is full, or has
+    /// no room for more.
+    ///
+    /// With several quotas, the time until all of them have more. Behind waiters and during a pause, the time until a
+    /// call that costs one token would be admitted.
+    #[cfg_attr(
+        feature = "config",
+        serde(default, with = "crate::forms::optional_duration")
+    )]
+    pub more_after: Option<Duration>,
+}
+
+/// The state of a limit, as far as a decision reports it.
+pub(super) struct Reading {
+    pub(super) availability: Availability,
+    /// Whether more tokens are available, or when they will be.
+    pub(super) more: Result<(), Unavailable>,
+}
+
+impl Reading {
+    pub(super) fn of(limit: &dyn Limit, now: Instant) -> Self {
+        let availability = limit.availability(now);
+        Self {
+            availability,
+            more: limit.has_more(now, availability.room(0)),
+        }
+    }
+
+    /// Nothing remains until a call that costs one token would be admitted.
+    pub(super) fn of_closed(mut availability: Availability, more: Result<(), Unavailable>) -> Self {
+        availability.available = 0;
+        Self { availability, more }
+    }
 }
 
 impl Decision {
@@ -45,23 +78,23 @@ impl Decision {
         remaining: 0,
         reset_after: Duration::ZERO,
         retry_after: None,
+        more_after: None,
     };
 
-    pub(super) fn new(
-        now: Instant,
-        ready: Result<(), Unavailable>,
-        availability: Availability,
-    ) -> Self {
+    pub(super) fn new(now: Instant, ready: Result<(), Unavailable>, reading: &Reading) -> Self {
+        let availability = &reading.availability;
+        let after = |ready| match ready {
+            Err(Unavailable::Until(at)) => Some(Instant::saturating_duration_since(at, now)),
+            _ => None,
+        };
         Self {
             allowed: ready.is_ok(),
             limit: availability.limit,
             window: availability.window,
-            remaining: u64::try_from(availability.available).unwrap_or(0),
+            remaining: availability.room(0),
             reset_after: availability.full_at.saturating_duration_since(now),
-            retry_after: match ready {
-                Err(Unavailable::Until(at)) => Some(at.saturating_duration_since(now)),
-                _ => None,
-            },
+            retry_after: after(ready),
+            more_after: after(reading.more),
         }
     }
 }

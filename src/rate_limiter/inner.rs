@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::feedback::Feedback;
 use super::rejections::Rejections;
-use super::state::{Inherit, Unavailable};
+use super::state::{Inherit, Limit, Unavailable};
 use super::storage::{Settings, Storage};
-use super::token_bucket::Borrowed;
 use super::wait_queue::{Joined, WaitQueue};
 use crate::base::Base;
 use crate::error::{Reason, Rejected};
@@ -82,19 +81,19 @@ impl Inner {
         self.take_slow(now, cost)
     }
 
-    /// Like [`take`](Self::take), leaving no more than `debt` tokens of debt. `None` behind waiters or
-    /// during a pause.
-    pub(super) fn borrow(
+    /// Like [`take`](Self::take), leaving no more than `debt` tokens of debt, and reads the state afterwards. Returns
+    /// the instant as of which the tokens are taken. The state is `None` behind waiters or during a pause.
+    pub(super) fn borrow<R>(
         &self,
         now: Instant,
-        cost: u64,
-        debt: u64,
-    ) -> (Result<(), Unavailable>, Option<Borrowed>) {
+        (cost, debt): (u64, u64),
+        read: impl Fn(&dyn Limit, Instant) -> R,
+    ) -> (Result<Instant, Unavailable>, Option<R>) {
         if self.queue.is_closed() {
-            return self.queue.borrow(&self.storage, now, cost, debt);
+            return self.queue.borrow(&self.storage, now, (cost, debt), read);
         }
-        let (ready, borrowed) = self.storage.borrow(now, cost, debt);
-        (ready, Some(borrowed))
+        let (taken, read) = self.storage.borrow(now, (cost, debt), read);
+        (taken, Some(read))
     }
 
     /// Rejects a call, or admits it in shadow mode.

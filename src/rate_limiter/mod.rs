@@ -46,6 +46,7 @@ pub use self::state::{Algorithm, Inherit, Quota};
 #[doc(no_inline)]
 pub use crate::keyed::Overflow;
 
+use self::decision::Reading;
 use self::inner::Inner;
 use self::state::{Availability, Limit, Unavailable, limits, stripe};
 use self::storage::{Settings, Storage};
@@ -109,13 +110,14 @@ impl RateLimiter {
     pub fn decide(&self, cost: u64) -> Decision {
         let inner = &*self.inner;
         let now = inner.base.now();
-        let (taken, borrowed) = inner.borrow(now, cost, 0);
-        if taken.is_err() {
+        let (taken, reading) = inner.borrow(now, (cost, 0), Reading::of);
+        let ready = taken.map(|_| ());
+        if ready.is_err() {
             inner.rejections.count();
         }
-        match borrowed {
-            Some(borrowed) => Decision::new(now, taken, borrowed.availability),
-            None => self.decision_behind_waiters(now, taken),
+        match reading {
+            Some(reading) => Decision::new(now, ready, &reading),
+            None => self.decision_behind_waiters(now, ready, cost),
         }
     }
 
@@ -132,18 +134,27 @@ impl RateLimiter {
         if inner.queue.is_closed() {
             let (ready, behind) = inner.queue.forecast(&inner.storage, now, cost, 0);
             if behind {
-                return self.decision_behind_waiters(now, ready);
+                return self.decision_behind_waiters(now, ready, cost);
             }
         }
         let limits = inner.storage.copy();
-        Decision::new(now, limits.ready(now, cost, 0), limits.availability(now))
+        Decision::new(now, limits.ready(now, cost, 0), &Reading::of(&limits, now))
     }
 
     /// Returns the decision about a call behind waiters, which need all available tokens, or during a pause.
-    fn decision_behind_waiters(&self, now: Instant, ready: Result<(), Unavailable>) -> Decision {
-        let mut availability = self.inner.storage.availability(now);
-        availability.available = 0;
-        Decision::new(now, ready, availability)
+    fn decision_behind_waiters(
+        &self,
+        now: Instant,
+        ready: Result<(), Unavailable>,
+        cost: u64,
+    ) -> Decision {
+        let Inner { queue, storage, .. } = &*self.inner;
+        let more = match cost {
+            1 => ready,
+            _ => queue.forecast(storage, now, 1, 0).0,
+        };
+        let reading = Reading::of_closed(storage.availability(now), more);
+        Decision::new(now, ready, &reading)
     }
 
     /// Waits for one token. See [`acquire_n`](Self::acquire_n).
@@ -309,7 +320,6 @@ impl RateLimiter {
         let now = inner.base.now();
         let quotas = inner.queue.quotas();
         let (availability, each) = inner.storage.availabilities(now);
-        let decision = Decision::new(now, Ok(()), availability);
         let paused_until = inner.queue.paused_until(now).unwrap_or(now);
         let (rejections, shadow) = (inner.rejections.total(), inner.base.shadow);
         Snapshot {
@@ -319,8 +329,8 @@ impl RateLimiter {
                 .iter()
                 .map(|availability| availability.available)
                 .collect(),
-            remaining: decision.remaining,
-            reset_after: decision.reset_after,
+            remaining: availability.room(0),
+            reset_after: availability.full_at.saturating_duration_since(now),
             waiting: inner.queue.waiting(),
             paused_for: paused_until.saturating_duration_since(now),
             rejected: if shadow { 0 } else { rejections },

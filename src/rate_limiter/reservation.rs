@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::inner::Inner;
-use super::state::Unavailable;
+use super::state::{Limit, Unavailable};
 use crate::error::{Reason, Rejected};
 use crate::instant::Instant;
 
@@ -55,12 +55,12 @@ impl Reservation {
         longest: Duration,
     ) -> Result<Self, Rejected> {
         let latest = now + longest;
-        let (taken, borrowed) = inner.borrow(now, cost, inner.debt);
-        let at = borrowed.as_ref().map_or(now, |borrowed| borrowed.taken);
-        let unavailable = match (taken, borrowed.map_or(Ok(()), |borrowed| borrowed.paid)) {
-            (Ok(()), Ok(())) => Ok(now),
-            (Ok(()), Err(Unavailable::Until(paid))) if paid <= latest => Ok(paid),
-            (Ok(()), Err(unavailable)) => {
+        let read_paid = |limit: &dyn Limit, now| limit.ready(now, 0, 0);
+        let (taken, paid) = inner.borrow(now, (cost, inner.debt), read_paid);
+        let unavailable = match (taken, paid.unwrap_or(Ok(()))) {
+            (Ok(_), Ok(())) => Ok(now),
+            (Ok(_), Err(Unavailable::Until(paid))) if paid <= latest => Ok(paid),
+            (Ok(at), Err(unavailable)) => {
                 inner.give(Some(at), cost);
                 Err(unavailable)
             }
@@ -78,7 +78,7 @@ impl Reservation {
         Ok(Self {
             inner: inner.clone(),
             cost,
-            taken: at,
+            taken: taken.unwrap_or(now),
             paid,
         })
     }

@@ -2,7 +2,7 @@
 
 use super::state::{Availability, Bucket, Gcra, Inherit, Limit, Limits, Machine, Unavailable};
 use super::striped_bucket::StripedBucket;
-use super::token_bucket::{Borrowed, TokenBucket};
+use super::token_bucket::TokenBucket;
 use crate::instant::Instant;
 use crate::striped::thread_index;
 use crate::sync::{Mutex, lock_checked};
@@ -59,28 +59,30 @@ impl Storage {
         }
     }
 
-    /// Takes tokens, leaving no more than `debt` tokens of debt.
-    pub(super) fn borrow(
+    /// Takes tokens, leaving no more than `debt` tokens of debt, and reads the state afterwards. Returns the instant as
+    /// of which the tokens are taken.
+    pub(super) fn borrow<R>(
         &self,
         now: Instant,
-        tokens: u64,
-        debt: u64,
-    ) -> (Result<(), Unavailable>, Borrowed) {
-        match self {
-            Self::Token(bucket) => bucket.borrow(now, tokens, debt),
-            Self::StripedBucket(striped) => striped.borrow(thread_index(), now, tokens, debt),
+        (tokens, debt): (u64, u64),
+        read: impl Fn(&dyn Limit, Instant) -> R,
+    ) -> (Result<Instant, Unavailable>, R) {
+        let (ready, taken, state) = match self {
+            Self::Token(bucket) => {
+                let (ready, state) = bucket.borrow(now, (tokens, debt), read);
+                (ready, now, state)
+            }
+            Self::StripedBucket(striped) => {
+                let (ready, state) = striped.borrow(thread_index(), now, (tokens, debt), read);
+                (ready, now, state)
+            }
             Self::Locked(locked) => {
                 let mut locked = lock_checked(locked);
                 let (limits, now) = locked.at(now);
-                let ready = limits.take(now, tokens, debt);
-                let borrowed = Borrowed {
-                    availability: limits.availability(now),
-                    paid: limits.ready(now, 0, 0),
-                    taken: now,
-                };
-                (ready, borrowed)
+                (limits.take(now, tokens, debt), now, read(limits, now))
             }
-        }
+        };
+        (ready.map(|()| taken), state)
     }
 
     /// Takes tokens that have already been consumed, as many as leave at most `debt` tokens of debt.

@@ -1,7 +1,7 @@
 //! A striped token bucket, for threads that would contend for one.
 
-use super::state::{Gcra, Inherit, Limit, StripedCopy, Unavailable};
-use super::token_bucket::{Borrowed, TokenBucket};
+use super::state::{Gcra, Inherit, Limit, StripedCopy, Unavailable, first_instant};
+use super::token_bucket::TokenBucket;
 use crate::instant::Instant;
 
 /// A token bucket in several stripes, so that threads do not contend for one cache line.
@@ -106,14 +106,14 @@ impl StripedBucket {
         tokens - left
     }
 
-    /// Takes `tokens`, leaving no more than `debt` tokens of debt.
-    pub(super) fn borrow(
+    /// Takes `tokens`, leaving no more than `debt` tokens of debt, and reads the state afterwards.
+    pub(super) fn borrow<R>(
         &self,
         home: usize,
         now: Instant,
-        tokens: u64,
-        debt: u64,
-    ) -> (Result<(), Unavailable>, Borrowed) {
+        (tokens, debt): (u64, u64),
+        read: impl Fn(&dyn Limit, Instant) -> R,
+    ) -> (Result<(), Unavailable>, R) {
         let whole = self.take(home, now, tokens);
         let ready = match whole {
             Err(_) if debt > 0 => {
@@ -127,37 +127,20 @@ impl StripedBucket {
             }
             whole => whole,
         };
-        let parts = self.copy();
-        let borrowed = Borrowed {
-            availability: parts.availability(now),
-            paid: parts.ready(now, 0, 0),
-            taken: now,
-        };
-        (ready, borrowed)
+        (ready, read(&self.copy(), now))
     }
 
     /// Returns when the parts together can give `tokens`, leaving no more than `debt` tokens of debt.
     #[cold]
     fn until(&self, now: Instant, tokens: u64, debt: u64) -> Unavailable {
         let parts = self.copy();
-        let has_room = |nanos| {
-            let at = Instant::from_nanos(nanos);
+        let has_room = |at| {
             let each = parts.0.iter().zip(debts(debt, parts.0.len()));
             let rooms = each.map(|((gcra, tat), share)| gcra.availability(*tat, at).room(share));
             rooms.fold(0, u64::saturating_add) >= tokens
         };
-        let (mut early, mut late) = (now.as_nanos(), parts.availability(now).full_at.as_nanos());
-        if !has_room(late) {
-            return Unavailable::Never;
-        }
-        while early < late {
-            let middle = early + (late - early) / 2;
-            match has_room(middle) {
-                true => late = middle,
-                false => early = middle + 1,
-            }
-        }
-        Unavailable::Until(Instant::from_nanos(late))
+        let first = first_instant(now, parts.availability(now).full_at, has_room);
+        first.map_or(Unavailable::Never, Unavailable::Until)
     }
 
     /// Gives `tokens` back to the parts that are not full. Debts are paid first: otherwise one part would admit calls

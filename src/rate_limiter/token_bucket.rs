@@ -1,6 +1,6 @@
 //! A token bucket in one atomic, lock-free until its quota is changed.
 
-use super::state::{Availability, Gcra, Inherit, Unavailable};
+use super::state::{Bucket, Gcra, Inherit, Limit, Unavailable};
 use crate::instant::Instant;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked, spin};
 
@@ -20,17 +20,6 @@ pub(super) struct TokenBucket {
 
 /// Larger than any state, because units end at half of it, and a limit adds a quarter at most.
 const MOVED: u64 = u64::MAX;
-
-/// The result of taking tokens, possibly in advance.
-#[derive(Debug)]
-pub(super) struct Borrowed {
-    /// The state afterwards.
-    pub(super) availability: Availability,
-    /// When all debt is paid.
-    pub(super) paid: Result<(), Unavailable>,
-    /// The instant as of which the tokens are taken.
-    pub(super) taken: Instant,
-}
 
 impl TokenBucket {
     pub(super) fn new(gcra: &Gcra, tat: u64) -> Self {
@@ -100,25 +89,24 @@ impl TokenBucket {
         }
     }
 
-    /// Takes `tokens`, leaving no more than `debt` tokens of debt.
-    pub(super) fn borrow(
+    /// Takes `tokens`, leaving no more than `debt` tokens of debt, and reads the state afterwards.
+    pub(super) fn borrow<R>(
         &self,
         now: Instant,
-        tokens: u64,
-        debt: u64,
-    ) -> (Result<(), Unavailable>, Borrowed) {
+        (tokens, debt): (u64, u64),
+        read: impl Fn(&dyn Limit, Instant) -> R,
+    ) -> (Result<(), Unavailable>, R) {
         self.update(|gcra, tat| {
             let ready = gcra.ready(tat, now, tokens, debt);
             let next = match ready {
                 Ok(()) => gcra.force_take(tat, now, tokens),
                 Err(_) => tat,
             };
-            let borrowed = Borrowed {
-                availability: gcra.availability(next, now),
-                paid: gcra.ready(next, now, 0, 0),
-                taken: now,
+            let bucket = Bucket {
+                gcra: *gcra,
+                tat: next,
             };
-            (next, (ready, borrowed))
+            (next, (ready, read(&bucket, now)))
         })
     }
 

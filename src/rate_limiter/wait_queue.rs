@@ -9,9 +9,8 @@ use std::task::Waker;
 
 use super::queue_state::{QueueState, Waiter};
 use super::quotas_in_force::QuotasInForce;
-use super::state::{Quota, Unavailable};
+use super::state::{Limit, Quota, Unavailable};
 use super::storage::Storage;
-use super::token_bucket::Borrowed;
 use super::wake_list::WakeList;
 use crate::instant::Instant;
 use crate::sync::{AtomicUsize, Mutex, Ordering, lock_checked};
@@ -268,25 +267,24 @@ impl WaitQueue {
         })
     }
 
-    /// Like [`take`](Self::take), leaving no more than `debt` tokens of debt. `None` behind waiters or
-    /// during a pause.
-    pub(super) fn borrow(
+    /// Like [`Storage::borrow`]. The state is `None` behind waiters or during a pause.
+    pub(super) fn borrow<R>(
         &self,
         storage: &Storage,
         now: Instant,
-        cost: u64,
-        debt: u64,
-    ) -> (Result<(), Unavailable>, Option<Borrowed>) {
+        (cost, debt): (u64, u64),
+        read: impl Fn(&dyn Limit, Instant) -> R,
+    ) -> (Result<Instant, Unavailable>, Option<R>) {
         let borrow = |state: &mut QueueState, _: &mut WakeList| match state.is_open(now) {
             true => {
-                let (ready, borrowed) = storage.borrow(now, cost, debt);
-                (ready, Some(borrowed))
+                let (taken, read) = storage.borrow(now, (cost, debt), read);
+                (taken, Some(read))
             }
             false => (Err(state.unavailable(storage, now, cost, debt)), None),
         };
         self.with_undo(storage, now, borrow, |borrowed| {
-            if let (Ok(()), Some(borrowed)) = borrowed {
-                self.give_back(storage, now, Some(borrowed.taken), cost);
+            if let (Ok(taken), _) = borrowed {
+                self.give_back(storage, now, Some(*taken), cost);
             }
         })
     }

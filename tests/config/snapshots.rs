@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use backstop::circuit_breaker::{self, State};
+use backstop::rate_limiter::Decision;
 use backstop::{
     Bulkhead, CircuitBreaker, DeadLetterQueue, Endpoints, Hedge, Keyed, LoadShedder, ManualClock,
     Quota, RateLimiter, RetryBudget, Stale, Standard, Throttle,
@@ -102,6 +103,14 @@ fn a_decision_is_a_value_of_serde() {
     let text = serde_json::to_string(&rejected).unwrap();
     assert!(text.contains(r#""allowed":false"#), "{text}");
     assert!(text.contains(r#""retry_after":"1m""#), "{text}");
+    // Written before the field existed.
+    let older = text.replace(r#","more_after":"1m""#, "");
+    assert_ne!(older, text);
+    let older: Decision = serde_json::from_str(&older).unwrap();
+    assert_eq!(
+        (older.retry_after, older.more_after),
+        (rejected.retry_after, None)
+    );
 }
 
 #[test]

@@ -137,8 +137,20 @@ fn decisions_are_written_beside_those_of_other_limiters() {
     let left = rate_limit::read(&map);
     assert_eq!(
         (left[1].remaining, left[1].reset_after),
-        (0, Some(seconds(3)))
+        (0, Some(seconds(1))),
+        "a token comes after 100 ms"
     );
+    clock.advance(Duration::from_secs(10));
+    let mut map = HeaderMap::new();
+    rate_limit::write(&mut map, "api", &limiter.decide(1));
+    assert_eq!(map["ratelimit"], "\"api\";r=24;t=1");
+    limiter.decide(24);
+    // A rejected call reads its own wait, and a call that costs too much when more is left.
+    for (cost, field) in [(25, "\"api\";r=0;t=3"), (26, "\"api\";r=0;t=1")] {
+        let mut map = HeaderMap::new();
+        rate_limit::write(&mut map, "api", &limiter.decide(cost));
+        assert_eq!(map["ratelimit"], field);
+    }
     // A key without room has no limit to write.
     let full = KeyedRateLimiter::<u8>::builder()
         .quota(Quota::per_second(1))

@@ -10,6 +10,7 @@ mod keyed_feedback;
 mod keyed_options;
 mod keyed_pauses;
 mod known_faults;
+mod more;
 mod overflow;
 mod panics;
 mod picture;

@@ -17,6 +17,23 @@ fn limits(quota: Quota) -> KeyedRateLimiter<IpAddr> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn responses_state_when_the_next_token_comes_not_when_the_limit_is_full() {
+    let layer = RateLimitLayer::new(limits(Quota::per_minute(6)), key::peer_ip());
+    let mut service = layer.layer(Counting::default());
+    let mut seen = Vec::new();
+    for pause in [0, 0, 4000, 60_000] {
+        tokio::time::advance(ms(pause)).await;
+        let response = send(&mut service, from("192.0.2.1")).await.unwrap();
+        seen.push(text(response.headers(), "ratelimit").unwrap().to_owned());
+    }
+    let field = |left, seconds| format!("\"client\";r={left};t={seconds}");
+    assert_eq!(
+        seen,
+        [field(5, 10), field(4, 10), field(3, 6), field(5, 10)]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn responses_state_what_is_left_and_rejections_when_to_retry() {
     let layer = RateLimitLayer::new(limits(Quota::per_second(2)), key::peer_ip());
     let mut service = layer.layer(Counting::default());

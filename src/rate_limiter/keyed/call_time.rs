@@ -1,8 +1,8 @@
 //! The time of a call, and pauses that postpone it.
 
 use super::super::RateLimiter;
-use super::super::decision::Decision;
-use super::super::state::{Availability, Gcra, Limit, Unavailable};
+use super::super::decision::{Decision, Reading};
+use super::super::state::{Bucket, Gcra, Limit, Unavailable};
 use crate::instant::Instant;
 
 /// The current time, and the first instant at which a call may run, which is later during a pause.
@@ -41,27 +41,34 @@ impl CallTime {
     /// Returns the decision about a call with a key that has a token bucket. Takes nothing.
     pub(super) fn peek_bucket(self, tat: u64, gcra: &Gcra, cost: u64) -> Decision {
         let ready = self.admit(gcra.ready(tat, self.open, cost, 0));
-        self.decision(ready, gcra.availability(tat, self.now))
+        self.decision(ready, tat, gcra)
     }
 
-    /// Returns the decision about a call. During a pause nothing remains.
+    /// Returns the decision about a call, with the state of the token bucket after it. During a pause nothing remains.
     pub(super) fn decision(
         self,
         ready: Result<(), Unavailable>,
-        mut availability: Availability,
+        tat: u64,
+        gcra: &Gcra,
     ) -> Decision {
-        if self.is_paused() {
-            availability.available = 0;
-        }
-        Decision::new(self.now, ready, availability)
+        let bucket = Bucket { gcra: *gcra, tat };
+        let reading = match self.is_paused() {
+            true => {
+                let more = self.admit(bucket.ready(self.open, 1, 0));
+                Reading::of_closed(bucket.availability(self.now), more)
+            }
+            false => Reading::of(&bucket, self.now),
+        };
+        Decision::new(self.now, ready, &reading)
     }
 
     /// Like [`peek_bucket`](Self::peek_bucket), for a key with a limiter.
     pub(super) fn peek_limiter(self, limiter: &RateLimiter, cost: u64) -> Decision {
         match self.is_paused() {
             true => {
-                let unavailable = self.paused_limiter(limiter, cost, 0);
-                self.decision(Err(unavailable), limiter.availability(self.now))
+                let ready = |cost| Err(self.paused_limiter(limiter, cost, 0));
+                let reading = Reading::of_closed(limiter.availability(self.now), ready(1));
+                Decision::new(self.now, ready(cost), &reading)
             }
             false => limiter.peek_n(cost),
         }

@@ -202,7 +202,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
                 if ready.is_ok() {
                     *tat = gcra.force_take(*tat, now, cost);
                 }
-                time.decision(ready, gcra.availability(*tat, now))
+                time.decision(ready, *tat, gcra)
             },
             |limiter, time| match time.is_paused() {
                 true => time.peek_limiter(limiter, cost),

@@ -146,6 +146,35 @@ pub(crate) trait Limit {
 
     /// Returns the state at `now`.
     fn availability(&self, now: Instant) -> Availability;
+
+    /// Returns whether more than `tokens` are available at `now`, or when they will be if no tokens are taken.
+    fn has_more(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
+        // Some limits take a call that costs more than they hold.
+        if tokens >= self.availability(now).limit {
+            return Err(Unavailable::Never);
+        }
+        self.ready(now, tokens + 1, 0)
+    }
+}
+
+/// Returns the first instant from `after` to `by` at which `holds` is true. Once true, it must stay so.
+pub(crate) fn first_instant(
+    after: Instant,
+    by: Instant,
+    holds: impl Fn(Instant) -> bool,
+) -> Option<Instant> {
+    let (mut early, mut late) = (after.as_nanos(), by.as_nanos());
+    if !holds(by) {
+        return None;
+    }
+    while early < late {
+        let middle = early + (late - early) / 2;
+        match holds(Instant::from_nanos(middle)) {
+            true => late = middle,
+            false => early = middle + 1,
+        }
+    }
+    Some(Instant::from_nanos(late))
 }
 
 /// Returns the multiple of `window`, counted from `origin`, that is `further` multiples after the last one

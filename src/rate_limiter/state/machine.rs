@@ -177,14 +177,20 @@ impl Limits {
     }
 }
 
-impl Limit for Limits {
-    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
+impl Limits {
+    /// Returns whether all limits are `ready` at `now`, or the first instant at which they are.
+    #[inline]
+    fn all(
+        &self,
+        now: Instant,
+        ready: impl Fn(&dyn Limit, Instant) -> Result<(), Unavailable>,
+    ) -> Result<(), Unavailable> {
         let mut at = now;
         // Windows earn in steps, so another limit may not be ready at the latest time of all limits. The loop ends
         // because waiting never makes a limit worse.
         loop {
             let each = self.0.iter().map(Machine::limit);
-            let each = each.filter_map(|limit| limit.ready(at, tokens, debt).err());
+            let each = each.filter_map(|limit| ready(limit, at).err());
             match each.reduce(Unavailable::max) {
                 None if at == now => return Ok(()),
                 None => return Err(Unavailable::Until(at)),
@@ -194,6 +200,12 @@ impl Limit for Limits {
                 Some(unavailable) => return Err(unavailable),
             }
         }
+    }
+}
+
+impl Limit for Limits {
+    fn ready(&self, now: Instant, tokens: u64, debt: u64) -> Result<(), Unavailable> {
+        self.all(now, |limit, at| limit.ready(at, tokens, debt))
     }
 
     fn force_take(&mut self, now: Instant, tokens: u64) {
@@ -233,5 +245,9 @@ impl Limit for Limits {
             Availability { full_at, ..tighter }
         });
         tightest.unwrap_or(Availability::new(0, 0, now, Duration::ZERO))
+    }
+
+    fn has_more(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
+        self.all(now, |limit, at| limit.has_more(at, tokens))
     }
 }

@@ -21,7 +21,7 @@ pub(crate) use self::exact_rate::ExactRate;
 pub(crate) use self::exact_rate::REACH;
 pub(crate) use self::gcra::Gcra;
 pub use self::limit::Inherit;
-pub(crate) use self::limit::{Availability, Limit, Unavailable};
+pub(crate) use self::limit::{Availability, Limit, Unavailable, first_instant};
 pub(crate) use self::machine::{Bucket, Limits, Machine};
 pub use self::quota::{Algorithm, Quota};
 pub(crate) use self::quota::{LARGEST, LARGEST_LOG, limits, queue_bound, stripe};

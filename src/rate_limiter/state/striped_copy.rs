@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::gcra::Gcra;
-use super::limit::{Availability, Limit, Unavailable};
+use super::limit::{Availability, Limit, Unavailable, first_instant};
 use crate::instant::Instant;
 
 /// The rules and the state of each stripe.
@@ -69,5 +69,15 @@ impl Limit for StripedCopy {
             sum.window = sum.window.max(availability.window);
         }
         sum
+    }
+
+    fn has_more(&self, now: Instant, tokens: u64) -> Result<(), Unavailable> {
+        // The debt of one stripe hides the tokens of the others, so no single stripe knows when.
+        let has_more = |at| self.availability(at).room(0) > tokens;
+        match first_instant(now, self.availability(now).full_at, has_more) {
+            Some(at) if at == now => Ok(()),
+            Some(at) => Err(Unavailable::Until(at)),
+            None => Err(Unavailable::Never),
+        }
     }
 }
