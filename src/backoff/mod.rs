@@ -151,7 +151,8 @@ impl Backoff {
         self
     }
 
-    /// Sets the longest delay, jitter included.
+    /// Sets the longest delay, jitter included, also of the first one. Default 20 s for delays that grow, or the first
+    /// delay if that is longer.
     #[must_use]
     pub const fn max(mut self, max: Duration) -> Self {
         self.max = max;

@@ -212,7 +212,7 @@ impl CorrelatedBuilder {
     }
 
     /// Bounds the limit by the number of calls in flight times `max(factor − decay · log10(in flight), min)`. Above
-    /// that bound the limit shrinks by one step per window. Default 5, 0, 1.2.
+    /// that bound the limit shrinks by one step per window. `factor` is at least `min`. Default 5, 0, 1.2.
     pub const fn max_limit_factor(mut self, factor: f64, decay: f64, min: f64) -> Self {
         self.factor = factor;
         self.factor_decay = decay;
@@ -260,6 +260,9 @@ impl CorrelatedBuilder {
             .all(|factor| *factor >= 1.0 && factor.is_finite())
         {
             return error("max_limit_factor", "must be numbers of 1 or more");
+        }
+        if self.factor < self.min_factor {
+            return error("max_limit_factor", "must not have a factor below its min");
         }
         if !(self.factor_decay >= 0.0 && self.factor_decay.is_finite()) {
             return error("max_limit_factor", "needs a decay of 0 or more");

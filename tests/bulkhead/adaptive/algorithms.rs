@@ -320,3 +320,16 @@ fn gradient_calibrates_after_five_windows_at_its_minimum() {
     assert!(limit.is_calibrating());
     assert_eq!(limit.limit(), 3);
 }
+
+#[test]
+fn a_factor_below_its_own_minimum_is_an_error() {
+    let built = |factor, min| {
+        Correlated::builder()
+            .max_limit_factor(factor, 0.0, min)
+            .build()
+    };
+    let error = built(1.1, 1.2).unwrap_err();
+    let text = "correlated: max_limit_factor must not have a factor below its min";
+    assert_eq!(error.to_string(), text);
+    assert!(built(1.2, 1.2).is_ok());
+}
