@@ -111,26 +111,30 @@ impl<D: Disk> Log<D> {
     fn read_changes(&mut self, segment: u64) -> Result<Option<Repair>, DeadLetterError> {
         let name = changes_name(segment);
         let (bytes, mut found) = self.read_lines(&name)?;
+        let mut states = BTreeMap::new();
         for range in std::mem::take(&mut found.intact) {
             match record::read_change(&bytes[range.clone()]) {
                 Ok((id, state)) => {
                     // The letter may be damaged. A new letter of its number would meet the same end.
                     self.skip_id(id);
                     let here = |entry: &Entry<Place>| entry.place.segment == segment;
-                    if !self.book.get(id).is_some_and(here) {
-                        continue;
-                    }
-                    match state {
-                        State::Kept(standing) => self.book.set_standing(id, standing),
-                        State::Gone(_) => {
-                            if let Some(entry) = self.book.remove(id) {
-                                self.segments.forget(segment, entry.bytes);
-                            }
-                        }
+                    if self.book.get(id).is_some_and(here) {
+                        states.insert(id, state);
                     }
                 }
                 Err(Unusable::Version(version)) => return Err(later_version(&name, version)),
                 Err(Unusable::Unknown) => found.damaged.push(range),
+            }
+        }
+        // Only now, because a removal that failed may have left its line before that of a later change.
+        for (id, state) in states {
+            match state {
+                State::Kept(standing) => self.book.set_standing(id, standing),
+                State::Gone(_) => {
+                    if let Some(entry) = self.book.remove(id) {
+                        self.segments.forget(segment, entry.bytes);
+                    }
+                }
             }
         }
         self.report_damage(&found);

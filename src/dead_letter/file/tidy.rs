@@ -1,6 +1,7 @@
 //! Deletes segments without letters, and rewrites those that are mostly removed letters.
 
 use std::io;
+use std::ops::Range;
 
 use super::super::state::letter::Standing;
 use super::super::state::record::{self, State};
@@ -105,9 +106,16 @@ impl<D: Disk> Log<D> {
         if !segment.damaged {
             return Ok(());
         }
-        let bytes = self.disk.read(&letters_name(number))?;
+        let mut bytes = self.disk.read(&letters_name(number))?;
+        // Padding may follow, after which a damaged line would look like a torn write.
+        bytes.truncate(usize::try_from(segment.length).unwrap_or(usize::MAX));
+        let found = scan(&bytes);
+        let mut damaged = found.damaged;
+        let is_unusable = |range: &Range<usize>| record::head(&bytes[range.clone()]).is_err();
+        damaged.extend(found.intact.into_iter().filter(is_unusable));
+        damaged.sort_unstable_by_key(|range| range.start);
         let mut lines = Vec::new();
-        for range in scan(&bytes).damaged {
+        for range in damaged {
             lines.extend_from_slice(&bytes[range]);
             lines.push(b'\n');
         }
