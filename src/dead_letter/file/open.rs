@@ -1,6 +1,7 @@
 //! Opens a log: reads its files, and repairs them after a crash.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use super::super::error::{DeadLetterError, DeadLetterErrorKind};
 use super::super::state::book::{Book, Entry};
@@ -172,11 +173,30 @@ impl<D: Disk> Log<D> {
                         let end = length + rescued.len() as u64;
                         self.disk.truncate(&name, end + 1).map_err(failed)?;
                         kept = self.keep_damaged(&rescued);
+                        if is_full(&kept) {
+                            self.leave_torn(&name, end);
+                            return Ok(());
+                        }
                     }
                     kept.map_err(failed)?;
                 }
                 self.disk.truncate(&name, length).map_err(failed)
             }
+        }
+    }
+
+    /// Leaves a torn write in its file as damaged lines, because there is no space for a copy. One byte of padding
+    /// follows.
+    fn leave_torn(&mut self, name: &str, end: u64) {
+        self.events.push(LetterEvent::MaintenanceFailed {
+            error: io::ErrorKind::StorageFull,
+        });
+        // A change log is appended to, and deleted with its letters.
+        if let Some(segment) = number("letters-", name) {
+            self.segments.update(segment, |segment| {
+                (segment.length, segment.allocated) = (end, end + 1);
+                segment.damaged = true;
+            });
         }
     }
 

@@ -20,6 +20,7 @@ use crate::sync::lock;
 mod crashes;
 mod damage;
 mod full_disk;
+mod histories;
 mod space;
 
 /// A disk in memory. Clones share the files: the log owns one clone, the test reads the other.
@@ -266,6 +267,17 @@ impl SimDisk {
 
     fn names(&self) -> Vec<String> {
         lock(&self.0).files.keys().cloned().collect()
+    }
+
+    /// Returns the bytes of all files together.
+    fn used(&self) -> usize {
+        let names = self.names();
+        names.iter().map(|name| self.content(name).len()).sum()
+    }
+
+    /// Fills the disk up to a number of free bytes.
+    fn leave(&self, free: usize) {
+        lock(&self.0).capacity = Some(self.used() + free);
     }
 
     /// Returns another disk with the same files.
