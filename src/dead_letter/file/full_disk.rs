@@ -1,6 +1,6 @@
 //! Changes on a full disk, so that letters can still be removed and their files deleted.
 //!
-//! First the reserve is used. Then the lines of removed letters are overwritten in place, which takes no space on most
+//! First the reserve is used, also to rewrite a file of few letters. Then the lines of removed letters are overwritten in place, which takes no space on most
 //! file systems.
 
 use std::io;

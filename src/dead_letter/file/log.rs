@@ -236,6 +236,8 @@ impl<D: Disk> Log<D> {
             },
         );
         self.torn = false;
+        // There was room for a file.
+        self.segments.try_again();
         Ok(number)
     }
 

@@ -19,6 +19,126 @@ fn segments(reserve_bytes: u64) -> (SimDisk, Log<SimDisk>, Settings, u64) {
 }
 
 #[test]
+fn a_file_that_cannot_be_deleted_does_not_keep_the_other_ones() {
+    let (disk, log, settings, letters) = segments(300);
+    drop(log);
+    // More damaged bytes than the reserve has.
+    let name = letters_name(1);
+    let mut content = disk.content(&name);
+    let line = content.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    content.splice(line..line, [&[b'x'; 600][..], b"\n"].concat());
+    disk.set(&name, &content);
+    let mut log = Log::open(disk.clone(), settings).unwrap();
+    disk.leave(0);
+    for id in 1..=letters {
+        change(&mut log, id, Change::Discard).unwrap();
+    }
+    log.tidy();
+    assert!(!disk.names().contains(&letters_name(2)));
+    // The others made room for the damaged bytes.
+    log.tidy();
+    assert!(!disk.names().contains(&name));
+    assert_eq!(disk.content(DAMAGED).len(), 601);
+}
+
+#[test]
+fn a_file_that_cannot_be_rewritten_does_not_keep_the_other_ones() {
+    let (disk, mut log, _, letters) = segments(0);
+    let kept: Vec<_> = (1..=letters).filter(|id| id % 4 == 1).collect();
+    for id in 1..=letters {
+        if !kept.contains(&id) {
+            change(&mut log, id, Change::Discard).unwrap();
+        }
+    }
+    let length = disk.content(&letters_name(2)).len();
+    lock(&disk.0).unreadable = Some(letters_name(1));
+    for _ in 0..10 {
+        log.tidy();
+    }
+    assert!(disk.content(&letters_name(2)).len() < length);
+    lock(&disk.0).unreadable = None;
+    assert_eq!(ids(&mut log), kept);
+}
+
+#[test]
+fn the_reserve_is_used_to_rewrite_a_file_of_few_letters() {
+    for reserve_bytes in [100, 1500] {
+        let (disk, mut log, settings, letters) = segments(reserve_bytes);
+        let kept: Vec<_> = (1..=letters).filter(|id| id % 4 == 1).collect();
+        for id in 1..=letters {
+            if !kept.contains(&id) {
+                change(&mut log, id, Change::Discard).unwrap();
+            }
+        }
+        disk.leave(0);
+        let before = disk.used();
+        for _ in 0..10 {
+            log.tidy();
+        }
+        assert_eq!(disk.used() < before - 1500, reserve_bytes > 1000);
+        assert_eq!(disk.content("reserve.tmp").len() as u64, reserve_bytes);
+        assert_eq!(ids(&mut Log::open(disk, settings).unwrap()), kept);
+    }
+}
+
+#[test]
+fn a_rewrite_that_does_not_fit_is_tried_again_once_it_may_fit() {
+    let (disk, mut log, ..) = segments(0);
+    // Only the first segment, from four letters to one.
+    for id in 1..=3 {
+        change(&mut log, id, Change::Discard).unwrap();
+    }
+    disk.leave(0);
+    log.tidy();
+    let failed = |log: &mut Log<SimDisk>| std::mem::take(&mut log.events).len();
+    assert_eq!(failed(&mut log), 1);
+    let before = lock(&disk.0).operations;
+    for _ in 0..10 {
+        log.tidy();
+    }
+    assert_eq!((failed(&mut log), lock(&disk.0).operations), (0, before));
+    // There is room for another file.
+    lock(&disk.0).capacity = None;
+    log.torn = true;
+    log.commit(&[pending(100)]).unwrap();
+    let length = disk.content(&letters_name(1)).len();
+    log.tidy();
+    assert!(disk.content(&letters_name(1)).len() < length);
+}
+
+#[test]
+fn damaged_lines_that_do_not_fit_are_not_copied_at_each_tidy() {
+    let (disk, log, settings, letters) = segments(0);
+    drop(log);
+    let name = letters_name(1);
+    let mut content = disk.content(&name);
+    content[100] ^= 1;
+    disk.set(&name, &content);
+    let mut log = Log::open(disk.clone(), settings).unwrap();
+    for id in (1..=letters).rev() {
+        if id < 6 {
+            disk.leave(0);
+        }
+        change(&mut log, id, Change::Discard).unwrap();
+        log.tidy();
+    }
+    log.events.clear();
+    let before = lock(&disk.0).operations;
+    for _ in 0..10 {
+        log.tidy();
+    }
+    assert_eq!((log.events.len(), lock(&disk.0).operations), (0, before));
+    assert!(disk.names().contains(&name));
+    // There is room for another file.
+    lock(&disk.0).capacity = None;
+    log.torn = true;
+    log.commit(&[pending(100)]).unwrap();
+    log.tidy();
+    assert!(!disk.names().contains(&name));
+    assert!(!disk.content(DAMAGED).is_empty());
+}
+
+#[test]
 fn a_change_after_a_removal_that_failed_counts() {
     for error in [io::ErrorKind::Other, io::ErrorKind::StorageFull] {
         let (disk, mut log, settings, _) = segments(0);
