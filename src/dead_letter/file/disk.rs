@@ -11,6 +11,8 @@ use super::super::error::{DeadLetterError, DeadLetterErrorKind};
 pub(super) trait Disk: Send + 'static {
     /// Returns the names of the files and their lengths in bytes.
     fn list(&mut self) -> io::Result<Vec<(String, u64)>>;
+    /// Returns the length of a file in bytes; zero if it does not exist.
+    fn length(&mut self, name: &str) -> io::Result<u64>;
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>>;
     fn read_at(&mut self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>>;
     /// Appends to a file, which is created if it does not exist. After an error, any part may have been written.
@@ -110,6 +112,13 @@ impl Disk for OsDisk {
             }
         }
         Ok(files)
+    }
+
+    fn length(&mut self, name: &str) -> io::Result<u64> {
+        match fs::metadata(self.folder.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            found => Ok(found?.len()),
+        }
     }
 
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! Changes on a full disk, so that letters can still be removed and their files deleted.
 //!
-//! First the reserve is used. Then the lines of removed letters are overwritten in place, which takes no space on most
+//! First the reserve is used, also to rewrite a file of few letters. Then the lines of removed letters are overwritten in place, which takes no space on most
 //! file systems.
 
 use std::io;
@@ -61,12 +61,14 @@ impl<D: Disk> Log<D> {
     }
 
     fn append_damaged(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let before = self.disk.read(DAMAGED).map_or(0, |bytes| bytes.len());
+        let before = self.disk.length(DAMAGED)?;
         let written = self.disk.append(DAMAGED, bytes);
         let written = written.and_then(|()| self.disk.sync(DAMAGED));
+        // Synced regardless of the settings: without its name, the copy would be lost with the original.
+        let written = written.and_then(|()| self.disk.sync_names());
         if written.is_err() {
             // Otherwise each attempt would add a part.
-            let _ = self.disk.truncate(DAMAGED, before as u64);
+            let _ = self.disk.truncate(DAMAGED, before);
         }
         written
     }

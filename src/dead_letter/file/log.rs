@@ -108,23 +108,16 @@ impl<D: Disk> Log<D> {
         if letters.is_empty() {
             return Ok(());
         }
-        let segment = self.segment_to_write()?;
-        let name = letters_name(segment);
-        let begin = self.segments.get(segment).unwrap_or_default().length;
         let lines: Vec<_> = letters.iter().map(|letter| &*letter.line).collect();
         let bytes = lines.concat();
-        let mut written = self.write(segment, &bytes);
-        if written.is_ok() && self.settings.sync {
-            written = self.disk.sync(&name);
+        let mut written = self.append_letters(&bytes);
+        if is_full(&written) && self.empty_active() {
+            written = self.append_letters(&bytes);
         }
-        if let Err(error) = written {
-            // After a failed fsync, the kernel may have dropped the dirty pages: nothing after them in this file
-            // can be trusted.
-            self.torn = true;
-            let _ = self.disk.truncate(&name, begin);
-            return Err(error);
-        }
-        let mut offset = begin;
+        let Place {
+            segment,
+            mut offset,
+        } = written?;
         for letter in letters {
             let bytes = letter.line.len() as u64;
             let entry = Entry {
@@ -145,6 +138,25 @@ impl<D: Disk> Log<D> {
         let evicted = self.book.overflow();
         self.evict(evicted);
         Ok(())
+    }
+
+    /// Appends lines to the active segment, and syncs them. Returns their position.
+    fn append_letters(&mut self, lines: &[u8]) -> io::Result<Place> {
+        let segment = self.segment_to_write()?;
+        let name = letters_name(segment);
+        let offset = self.segments.get(segment).unwrap_or_default().length;
+        let mut written = self.write(segment, lines);
+        if written.is_ok() && self.settings.sync {
+            written = self.disk.sync(&name);
+        }
+        if let Err(error) = written {
+            // After a failed fsync, the kernel may have dropped the dirty pages: nothing after them in this file
+            // can be trusted.
+            self.torn = true;
+            let _ = self.disk.truncate(&name, offset);
+            return Err(error);
+        }
+        Ok(Place { segment, offset })
     }
 
     /// Appends lines to a segment.
@@ -224,6 +236,8 @@ impl<D: Disk> Log<D> {
             },
         );
         self.torn = false;
+        // There was room for a file.
+        self.segments.try_again();
         Ok(number)
     }
 

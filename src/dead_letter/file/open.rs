@@ -1,6 +1,7 @@
 //! Opens a log: reads its files, and repairs them after a crash.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use super::super::error::{DeadLetterError, DeadLetterErrorKind};
 use super::super::state::book::{Book, Entry};
@@ -111,26 +112,30 @@ impl<D: Disk> Log<D> {
     fn read_changes(&mut self, segment: u64) -> Result<Option<Repair>, DeadLetterError> {
         let name = changes_name(segment);
         let (bytes, mut found) = self.read_lines(&name)?;
+        let mut states = BTreeMap::new();
         for range in std::mem::take(&mut found.intact) {
             match record::read_change(&bytes[range.clone()]) {
                 Ok((id, state)) => {
                     // The letter may be damaged. A new letter of its number would meet the same end.
                     self.skip_id(id);
                     let here = |entry: &Entry<Place>| entry.place.segment == segment;
-                    if !self.book.get(id).is_some_and(here) {
-                        continue;
-                    }
-                    match state {
-                        State::Kept(standing) => self.book.set_standing(id, standing),
-                        State::Gone(_) => {
-                            if let Some(entry) = self.book.remove(id) {
-                                self.segments.forget(segment, entry.bytes);
-                            }
-                        }
+                    if self.book.get(id).is_some_and(here) {
+                        states.insert(id, state);
                     }
                 }
                 Err(Unusable::Version(version)) => return Err(later_version(&name, version)),
                 Err(Unusable::Unknown) => found.damaged.push(range),
+            }
+        }
+        // Only now, because a removal that failed may have left its line before that of a later change.
+        for (id, state) in states {
+            match state {
+                State::Kept(standing) => self.book.set_standing(id, standing),
+                State::Gone(_) => {
+                    if let Some(entry) = self.book.remove(id) {
+                        self.segments.forget(segment, entry.bytes);
+                    }
+                }
             }
         }
         self.report_damage(&found);
@@ -168,11 +173,30 @@ impl<D: Disk> Log<D> {
                         let end = length + rescued.len() as u64;
                         self.disk.truncate(&name, end + 1).map_err(failed)?;
                         kept = self.keep_damaged(&rescued);
+                        if is_full(&kept) {
+                            self.leave_torn(&name, end);
+                            return Ok(());
+                        }
                     }
                     kept.map_err(failed)?;
                 }
                 self.disk.truncate(&name, length).map_err(failed)
             }
+        }
+    }
+
+    /// Leaves a torn write in its file as damaged lines, because there is no space for a copy. One byte of padding
+    /// follows.
+    fn leave_torn(&mut self, name: &str, end: u64) {
+        self.events.push(LetterEvent::MaintenanceFailed {
+            error: io::ErrorKind::StorageFull,
+        });
+        // A change log is appended to, and deleted with its letters.
+        if let Some(segment) = number("letters-", name) {
+            self.segments.update(segment, |segment| {
+                (segment.length, segment.allocated) = (end, end + 1);
+                segment.damaged = true;
+            });
         }
     }
 

@@ -20,6 +20,8 @@ use crate::sync::lock;
 mod crashes;
 mod damage;
 mod full_disk;
+mod histories;
+mod space;
 
 /// A disk in memory. Clones share the files: the log owns one clone, the test reads the other.
 #[derive(Clone, Default)]
@@ -45,6 +47,8 @@ struct Sim {
     error: Option<io::ErrorKind>,
     /// The most bytes of all files together.
     capacity: Option<usize>,
+    /// The name of a file that cannot be read as a whole.
+    unreadable: Option<String>,
 }
 
 #[derive(Clone)]
@@ -125,14 +129,21 @@ impl Disk for SimDisk {
             .collect())
     }
 
+    fn length(&mut self, name: &str) -> io::Result<u64> {
+        Ok(self.content(name).len() as u64)
+    }
+
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
         let sim = lock(&self.0);
+        if sim.unreadable.as_deref() == Some(name) {
+            return Err(io::ErrorKind::Other.into());
+        }
         let file = sim.files.get(name).ok_or(io::ErrorKind::NotFound)?;
         Ok(file.content.clone())
     }
 
     fn read_at(&mut self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let content = self.read(name)?;
+        let content = self.content(name);
         let part = content.get(offset as usize..offset as usize + length);
         Ok(part.ok_or(io::ErrorKind::UnexpectedEof)?.to_vec())
     }
@@ -256,6 +267,17 @@ impl SimDisk {
 
     fn names(&self) -> Vec<String> {
         lock(&self.0).files.keys().cloned().collect()
+    }
+
+    /// Returns the bytes of all files together.
+    fn used(&self) -> usize {
+        let names = self.names();
+        names.iter().map(|name| self.content(name).len()).sum()
+    }
+
+    /// Fills the disk up to a number of free bytes.
+    fn leave(&self, free: usize) {
+        lock(&self.0).capacity = Some(self.used() + free);
     }
 
     /// Returns another disk with the same files.

@@ -1,21 +1,21 @@
 //! Deletes segments without letters, and rewrites those that are mostly removed letters.
 
 use std::io;
+use std::ops::Range;
 
 use super::super::state::letter::Standing;
 use super::super::state::record::{self, State};
 use super::super::state::scan::scan;
-use super::disk::Disk;
+use super::disk::{Disk, is_full};
 use super::log::{Log, TEMPORARY, changes_name, letters_name};
 use crate::event::LetterEvent;
 
 impl<D: Disk> Log<D> {
     /// Deletes segments without letters, and rewrites one that is mostly deleted letters.
     pub(super) fn tidy(&mut self) {
-        let tidied = self
-            .delete_finished()
-            .and_then(|()| self.rewrite_wasteful());
-        if let Err(error) = tidied {
+        let deleted = self.delete_finished();
+        let rewritten = self.rewrite_wasteful();
+        if let Err(error) = deleted.and(rewritten) {
             self.events.push(LetterEvent::MaintenanceFailed {
                 error: error.kind(),
             });
@@ -23,17 +23,30 @@ impl<D: Disk> Log<D> {
         self.fill_reserve();
     }
 
+    /// Deletes all segments without letters that it can. Returns the first error.
     fn delete_finished(&mut self) -> io::Result<()> {
-        while let Some(number) = self.segments.finished() {
-            self.rescue_damaged(number)?;
-            // Synced first: without the changes, deleted letters would come back.
-            self.remove(&letters_name(number))?;
-            if self.settings.sync {
-                self.disk.sync_names()?;
-            }
-            self.remove(&changes_name(number))?;
-            self.segments.remove(number);
+        let mut result = Ok(());
+        for number in self.segments.finished() {
+            result = result.and(self.delete(number));
         }
+        result
+    }
+
+    fn delete(&mut self, number: u64) -> io::Result<()> {
+        let rescued = self.rescue_damaged(number);
+        if rescued.is_err() {
+            // It reads the whole file and uses the reserve.
+            self.segments.failed(number);
+        }
+        rescued?;
+        // Synced first: without the changes, deleted letters would come back.
+        self.remove(&letters_name(number))?;
+        if self.settings.sync {
+            self.disk.sync_names()?;
+        }
+        self.remove(&changes_name(number))?;
+        self.segments.remove(number);
+        self.segments.try_again();
         Ok(())
     }
 
@@ -48,6 +61,16 @@ impl<D: Disk> Log<D> {
         let Some(number) = self.segments.wasteful() else {
             return Ok(());
         };
+        let rewritten = self.rewrite(number);
+        match rewritten {
+            Ok(()) => self.segments.try_again(),
+            // The next call tries another one.
+            Err(_) => self.segments.failed(number),
+        }
+        rewritten
+    }
+
+    fn rewrite(&mut self, number: u64) -> io::Result<()> {
         self.rescue_damaged(number)?;
         let old = self.disk.read(&letters_name(number))?;
         let mut letters = record::header(self.next_id);
@@ -66,7 +89,12 @@ impl<D: Disk> Log<D> {
                 changes.extend(record::change(id, &State::Kept(entry.standing.clone())));
             }
         }
-        self.replace(&letters_name(number), &letters)?;
+        let mut replaced = self.replace(&letters_name(number), &letters);
+        // The reserve is filled again with the space of the old file.
+        if is_full(&replaced) && letters.len() as u64 <= self.reserve && self.use_reserve() {
+            replaced = self.replace(&letters_name(number), &letters);
+        }
+        replaced?;
         // The rename has succeeded: from here on, offsets refer to the new file.
         for (id, offset) in moved {
             if let Some(place) = self.book.place_mut(id) {
@@ -105,9 +133,16 @@ impl<D: Disk> Log<D> {
         if !segment.damaged {
             return Ok(());
         }
-        let bytes = self.disk.read(&letters_name(number))?;
+        let mut bytes = self.disk.read(&letters_name(number))?;
+        // Padding may follow, after which a damaged line would look like a torn write.
+        bytes.truncate(usize::try_from(segment.length).unwrap_or(usize::MAX));
+        let found = scan(&bytes);
+        let mut damaged = found.damaged;
+        let is_unusable = |range: &Range<usize>| record::head(&bytes[range.clone()]).is_err();
+        damaged.extend(found.intact.into_iter().filter(is_unusable));
+        damaged.sort_unstable_by_key(|range| range.start);
         let mut lines = Vec::new();
-        for range in scan(&bytes).damaged {
+        for range in damaged {
             lines.extend_from_slice(&bytes[range]);
             lines.push(b'\n');
         }

@@ -24,6 +24,15 @@ pub(crate) struct Segment {
     pub(crate) ragged: bool,
     /// Whether it has damaged lines, which are copied before they are deleted.
     pub(crate) damaged: bool,
+    /// Size of its letters when it could not be deleted or rewritten, in bytes.
+    pub(crate) failed: Option<u64>,
+}
+
+impl Segment {
+    /// Returns whether to delete or rewrite it has not failed, or needs much less space than when it failed.
+    fn is_due(&self) -> bool {
+        self.failed.is_none_or(|bytes| self.bytes < bytes / 2)
+    }
 }
 
 impl Segments {
@@ -69,25 +78,37 @@ impl Segments {
         }
     }
 
-    /// Returns an inactive segment without letters.
-    pub(crate) fn finished(&self) -> Option<u64> {
-        self.inactive()
-            .find(|(_, segment)| segment.letters == 0)
-            .map(|(number, _)| number)
+    /// Records that a segment could not be deleted or rewritten. It is tried again once that may succeed.
+    pub(crate) fn failed(&mut self, number: u64) {
+        self.update(number, |segment| segment.failed = Some(segment.bytes));
     }
 
-    /// Returns an inactive segment of which more than half is removed letters.
+    /// Lets all segments be tried again, because there may be more space.
+    pub(crate) fn try_again(&mut self) {
+        for segment in self.segments.values_mut() {
+            segment.failed = None;
+        }
+    }
+
+    /// Returns the inactive segments without letters.
+    pub(crate) fn finished(&self) -> Vec<u64> {
+        let finished = self.inactive().filter(|(_, segment)| segment.letters == 0);
+        finished.map(|(number, _)| number).collect()
+    }
+
+    /// Returns an inactive segment with letters of which more than half is removed ones.
     pub(crate) fn wasteful(&self) -> Option<u64> {
         self.inactive()
-            .find(|(_, segment)| segment.bytes < segment.length / 2)
+            .find(|(_, segment)| segment.letters > 0 && segment.bytes < segment.length / 2)
             .map(|(number, _)| number)
     }
 
+    /// Returns the segments that are not written to, without those that would fail again.
     fn inactive(&self) -> impl Iterator<Item = (u64, Segment)> {
         let active = self.active().map(|(number, _)| number);
         self.segments
             .iter()
-            .filter(move |&(&number, _)| Some(number) != active)
+            .filter(move |&(&number, segment)| Some(number) != active && segment.is_due())
             .map(|(&number, &segment)| (number, segment))
     }
 
@@ -115,9 +136,9 @@ mod tests {
                 ..Segment::default()
             },
         );
-        assert_eq!((segments.finished(), segments.wasteful()), (None, None));
+        assert_eq!((segments.finished(), segments.wasteful()), (vec![], None));
         segments.add(2, Segment::default());
-        assert_eq!(segments.finished(), Some(1));
+        assert_eq!((segments.finished(), segments.wasteful()), (vec![1], None));
     }
 
     #[test]
@@ -135,6 +156,38 @@ mod tests {
         segments.keep(1, 20);
         assert_eq!(segments.wasteful(), None);
         segments.forget(1, 20);
-        assert_eq!((segments.wasteful(), segments.finished()), (Some(1), None));
+        assert_eq!(segments.wasteful(), Some(1));
+        assert!(segments.finished().is_empty());
+    }
+
+    #[test]
+    fn a_segment_that_failed_is_tried_again_with_half_of_its_letters() {
+        let mut segments = Segments::default();
+        segments.add(
+            1,
+            Segment {
+                length: 100,
+                ..Segment::default()
+            },
+        );
+        segments.add(2, Segment::default());
+        for bytes in [20, 10, 9] {
+            segments.keep(1, bytes);
+        }
+        segments.failed(1);
+        segments.forget(1, 10);
+        assert_eq!(segments.wasteful(), None);
+        segments.forget(1, 20);
+        assert_eq!(segments.wasteful(), Some(1));
+        segments.failed(1);
+        assert_eq!(segments.wasteful(), None);
+        segments.try_again();
+        assert_eq!(segments.wasteful(), Some(1));
+        // Without letters it is always tried, unless that failed.
+        segments.failed(1);
+        segments.forget(1, 9);
+        assert_eq!(segments.finished(), [1]);
+        segments.failed(1);
+        assert!(segments.finished().is_empty());
     }
 }
