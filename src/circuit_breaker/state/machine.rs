@@ -1,5 +1,7 @@
 //! The state machine: the states of a circuit and the transitions between them.
 
+mod restore;
+
 use std::time::Duration;
 
 use super::half_open::{HalfOpenRules, HalfOpenTimeout, Probes};
@@ -407,23 +409,6 @@ impl Machine {
         }
     }
 
-    /// Restores the state of a snapshot. The machine must be new.
-    pub(crate) fn restore(&mut self, state: State, trips: u32, rest: Duration, now: Instant) {
-        self.since = now;
-        self.trips = trips;
-        self.last_break = rest;
-        self.phase = match state {
-            State::Open => Phase::Open {
-                until: now + rest,
-                check_from: now,
-            },
-            State::HalfOpen => Phase::over(now),
-            State::Disabled => Phase::Disabled,
-            State::MetricsOnly => Phase::MetricsOnly,
-            State::Closed | State::Isolated => return,
-        };
-    }
-
     /// Replaces the rules. A break and a ramp-up end at the same time as before; probes in flight follow the new rules.
     pub(crate) const fn set_rules(&mut self, rules: HalfOpenRules, ramp_up: Duration) {
         self.rules = rules;
@@ -432,16 +417,6 @@ impl Machine {
 
     pub(crate) const fn set_progress(&mut self, progress: Progress) {
         self.progress = progress;
-    }
-
-    /// Continues the generations of another machine. Returns `false` if this one is ahead already. Before the first call,
-    /// because the results of calls from before are ignored.
-    pub(crate) const fn continue_generations(&mut self, generation: u64) -> bool {
-        let is_behind = self.generation < generation;
-        if is_behind {
-            self.generation = generation;
-        }
-        is_behind
     }
 
     pub(crate) const fn generation(&self) -> u64 {
