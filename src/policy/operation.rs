@@ -169,7 +169,7 @@ pub(crate) struct OwnAttempts {
 }
 
 impl OwnAttempts {
-    /// Returns none. `started` is the number of all attempts of the call so far, here and below.
+    /// Returns a count of zero. `started` is the number of all attempts of the call so far, here and below.
     #[inline(always)]
     pub(crate) const fn new(started: u32) -> Self {
         Self {

@@ -153,8 +153,8 @@ fn is_off() -> bool {
 pin_project! {
     /// A run of a [`CallSpan`] or an [`AttemptSpan`].
     ///
-    /// The attempt is polled in one place, with a span or without: two sources of outcomes cost a call without a
-    /// subscriber half as much again.
+    /// The attempt is polled in one place, with a span or without: from two sources of outcomes a caller learns nothing
+    /// about either, and copies more (docs/design.md has the figures).
     #[must_use = "futures do nothing unless you `.await` or poll them"]
     pub struct Spanned<Op: Operation> {
         #[pin]

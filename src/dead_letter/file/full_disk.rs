@@ -1,7 +1,7 @@
 //! Changes on a full disk, so that letters can still be removed and their files deleted.
 //!
-//! First the reserve is used, also to rewrite a file of few letters. Then the lines of removed letters are overwritten in place, which takes no space on most
-//! file systems.
+//! First the reserve is used, also to rewrite a file of few letters. Then the lines of removed letters are overwritten in
+//! place, which takes no space on most file systems.
 
 use std::io;
 

@@ -126,8 +126,8 @@ impl Segments {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_active_segment_is_neither_deleted_nor_rewritten() {
+    /// Returns one segment, of 100 bytes and without letters.
+    fn with_one() -> Segments {
         let mut segments = Segments::default();
         segments.add(
             1,
@@ -136,6 +136,12 @@ mod tests {
                 ..Segment::default()
             },
         );
+        segments
+    }
+
+    #[test]
+    fn the_active_segment_is_neither_deleted_nor_rewritten() {
+        let mut segments = with_one();
         assert_eq!((segments.finished(), segments.wasteful()), (vec![], None));
         segments.add(2, Segment::default());
         assert_eq!((segments.finished(), segments.wasteful()), (vec![1], None));
@@ -143,14 +149,7 @@ mod tests {
 
     #[test]
     fn a_segment_is_wasteful_below_half() {
-        let mut segments = Segments::default();
-        segments.add(
-            1,
-            Segment {
-                length: 100,
-                ..Segment::default()
-            },
-        );
+        let mut segments = with_one();
         segments.add(2, Segment::default());
         segments.keep(1, 30);
         segments.keep(1, 20);
@@ -162,14 +161,7 @@ mod tests {
 
     #[test]
     fn a_segment_that_failed_is_tried_again_with_half_of_its_letters() {
-        let mut segments = Segments::default();
-        segments.add(
-            1,
-            Segment {
-                length: 100,
-                ..Segment::default()
-            },
-        );
+        let mut segments = with_one();
         segments.add(2, Segment::default());
         for bytes in [20, 10, 9] {
             segments.keep(1, bytes);

@@ -475,7 +475,7 @@ impl Lease {
         Some(last.after(self.idle_time()).max(self.pause.end()))
     }
 
-    /// Returns how long a lease has no effect on calls that come later, in nanoseconds.
+    /// Returns how long after its last use a lease no longer affects calls, in nanoseconds.
     fn idle_time(&self) -> u64 {
         self.life() + LONGEST_PAUSE as u64
     }

@@ -17,7 +17,7 @@ pub(crate) struct Link {
 #[derive(Clone, Copy, Debug)]
 struct Outage {
     since: Instant,
-    /// When the first of several outages began, if the store was up only briefly between them.
+    /// When the first of the outages that count as one with this began.
     first_since: Instant,
     /// Number of failed probes.
     failed: u32,
@@ -27,8 +27,8 @@ struct Outage {
 }
 
 impl Outage {
-    /// Returns when the outages began of which this one, which ended at `back`, and one that begins at `now` are parts. If
-    /// the store was up for less than twice the length of this outage, other processes may not have found it in between.
+    /// Returns when an outage that follows at `now` began. If the store was up from `back` on for less than twice the
+    /// length of this outage, other processes may not have noticed its return, so the two count as one.
     fn joined(&self, back: Instant, now: Instant) -> Instant {
         let lost_for = back.saturating_duration_since(self.since);
         match now.saturating_duration_since(back) < 2 * lost_for {

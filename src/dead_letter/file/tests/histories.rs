@@ -155,7 +155,7 @@ proptest! {
             let mut sim = lock(&disk.0);
             (sim.fails_at, sim.capacity) = (None, None);
         }
-        // There is space again: at most one letter finds a file that was given up.
+        // There is space again, so letters can be stored and removed, and their files deleted.
         model.check(&mut Log::open(disk.copy(), settings).unwrap());
         log = Log::open(disk.clone(), settings).unwrap();
         log.commit(&[pending(next)]).unwrap();
