@@ -31,6 +31,23 @@ impl Fingerprint {
     }
 }
 
+/// Returns the time of the last change of the file or of its attributes; `None` where the system has none. Programs
+/// such as `cp -p` and `tar` restore the modification time, but cannot set this one. It is no part of the fingerprint,
+/// because it also changes when the content does not.
+pub(super) fn status_time(path: &Path) -> Option<(i64, i64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.ctime(), metadata.ctime_nsec()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
+    }
+}
+
 #[cfg(unix)]
 fn identity(metadata: &Metadata) -> (u64, u64) {
     use std::os::unix::fs::MetadataExt;

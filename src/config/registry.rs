@@ -257,6 +257,10 @@ impl Inner {
         Some(self.source.as_ref()?.fingerprint())
     }
 
+    pub(super) fn status_time(&self) -> Option<(i64, i64)> {
+        self.source.as_ref()?.status_time()
+    }
+
     /// Reads and parses the file, whose fingerprint is `now`. Returns `None` if the file changed meanwhile, or if it is
     /// as it was when `known` was read.
     pub(super) fn read(&self, now: Option<Fingerprint>, known: Option<Seen>) -> Option<Content> {

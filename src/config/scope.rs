@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::mem;
 
 use super::error::{Problem, SettingsError};
-use super::value::Value;
+use super::value::{Value, step};
 use crate::clock::ClockHandle;
 use crate::retry_budget::RetryBudget;
 
@@ -31,13 +31,8 @@ impl Scope {
 
     /// Runs `act` at a key of the current table.
     pub(super) fn at<R>(&mut self, key: &str, act: impl FnOnce(&mut Self) -> R) -> R {
-        let is_plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-');
         let dot = if self.path.is_empty() { "" } else { "." };
-        let step = match !key.is_empty() && key.chars().all(is_plain) {
-            true => format!("{dot}{key}"),
-            false => format!("{dot}{key:?}"),
-        };
-        self.step(&step, act)
+        self.step(&format!("{dot}{}", step(key)), act)
     }
 
     /// Runs `act` at an element of the current list.

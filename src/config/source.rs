@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Read};
 use std::path::PathBuf;
 
 use super::error::LoadError;
-use super::fingerprint::Fingerprint;
+use super::fingerprint::{Fingerprint, status_time};
 use super::value::Value;
 
 /// The longest file that is read.
@@ -34,6 +34,10 @@ impl Source {
 
     pub(super) fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.path)
+    }
+
+    pub(super) fn status_time(&self) -> Option<(i64, i64)> {
+        status_time(&self.path)
     }
 
     /// Reads the text of the file. A device, a pipe, and a file without an end are errors, because reading them may not
@@ -97,19 +101,25 @@ pub(super) fn until_at_rest<T>(mut read: impl FnMut() -> Option<T>) -> Option<T>
     (0..MOST_CHANGES).find_map(|_| read())
 }
 
-/// Decides when to read a file once more that has the fingerprint with which it was read: a second later. A change of
-/// equal size within one tick of the file system's clock does not change the fingerprint.
+/// Decides when to read a file once more that has the fingerprint with which it was read: a second later, because a
+/// change of equal size within one tick of the file system's clock does not change the fingerprint, and after each change
+/// of its status, because programs can restore the modification time.
 #[derive(Debug, Default)]
 pub(super) struct SecondLook {
     /// The file, and whether it was read once more.
     last: Option<(Seen, bool)>,
+    status: Option<(i64, i64)>,
 }
 
 impl SecondLook {
-    /// Returns whether to read the file, at a check a second after the one before.
-    pub(super) fn is_due(&mut self, seen: Seen) -> bool {
+    /// Returns whether to read the file, at a check a second after the one before. `status` is the time of the last
+    /// change of its status.
+    pub(super) fn is_due(&mut self, seen: Seen, status: Option<(i64, i64)>) -> bool {
+        let is_changed = std::mem::replace(&mut self.status, status) != status;
         match &mut self.last {
-            Some((last, is_done)) if *last == seen => !std::mem::replace(is_done, true),
+            Some((last, is_done)) if *last == seen => {
+                !std::mem::replace(is_done, true) || is_changed
+            }
             _ => {
                 self.last = Some((seen, false));
                 false
@@ -127,8 +137,17 @@ mod tests {
         let (one, other) = (Fingerprint::Missing, Fingerprint::Missing);
         let (one, other) = (Seen::new(one, "a"), Seen::new(other, "b"));
         let mut look = SecondLook::default();
-        let due = [one, one, one, other, other, one].map(|seen| look.is_due(seen));
+        let due = [one, one, one, other, other, one].map(|seen| look.is_due(seen, None));
         assert_eq!(due, [false, true, false, false, true, false]);
+    }
+
+    #[test]
+    fn each_change_of_the_status_has_a_look() {
+        let seen = Seen::new(Fingerprint::Missing, "a");
+        let mut look = SecondLook::default();
+        let times = [1, 1, 1, 2, 2, 3, 3];
+        let due = times.map(|time| look.is_due(seen, Some((time, 0))));
+        assert_eq!(due, [false, true, false, true, false, true, false]);
     }
 
     #[test]

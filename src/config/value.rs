@@ -1,5 +1,6 @@
 //! Settings as data, independent of the file format.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -81,6 +82,15 @@ impl Value {
     }
 }
 
+/// Returns a key as in a path: in quotes, unless it is a plain word.
+pub(super) fn step(key: &str) -> Cow<'_, str> {
+    let is_plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-');
+    match !key.is_empty() && key.chars().all(is_plain) {
+        true => key.into(),
+        false => format!("{key:?}").into(),
+    }
+}
+
 /// The longest text of a value in a message, in characters.
 const MAX_SHOWN: usize = 80;
 
@@ -110,7 +120,7 @@ impl Value {
             Self::Table(entries) => {
                 let entries = entries.iter();
                 let entries: Vec<String> = entries
-                    .map(|(key, value)| format!("{key} = {}", value.line()))
+                    .map(|(key, value)| format!("{} = {}", step(key), value.line()))
                     .collect();
                 format!("{{ {} }}", entries.join(", "))
             }

@@ -26,7 +26,9 @@ impl Registry {
     /// mistake, and while there is no file. An unreadable file is tried again, but reported only once.
     ///
     /// The file is read on the thread that polls the future. A second after a change was applied, it is read once more:
-    /// another change of equal size may have been written within the same tick of the file system's clock.
+    /// another change of equal size may have been written within the same tick of the file system's clock. On Unix it is
+    /// also read once more when its status has changed, because programs such as `cp -p` and `tar` restore modification
+    /// times.
     ///
     /// # Cancel safety
     ///
@@ -84,10 +86,11 @@ async fn follow(registry: Weak<Inner>, mut report: impl FnMut(&Result<Reloaded, 
             // A file that changed while it was read is checked again.
             let content = if changes.is_due(seen.map(|seen| seen.fingerprint), now) {
                 inner.read(Some(now), None)
-            } else if !changes.is_changing() && seen.is_some_and(|seen| second_look.is_due(seen)) {
-                inner.read(Some(now), seen)
-            } else {
+            } else if changes.is_changing() {
                 None
+            } else {
+                let seen = seen.filter(|seen| second_look.is_due(*seen, inner.status_time()));
+                seen.and_then(|seen| inner.read(Some(now), Some(seen)))
             };
             if let Some(content) = content {
                 let is_known = content.is_unreadable() && unreadable == Some(now);

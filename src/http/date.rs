@@ -50,6 +50,16 @@ pub(super) fn whole_number(text: &str) -> Option<u64> {
     Some(text.parse().unwrap_or(u64::MAX))
 }
 
+/// Parses seconds, perhaps with a fraction. Numbers beyond `u64` saturate.
+pub(super) fn parse_seconds(text: &str) -> Option<Duration> {
+    if let Some(seconds) = whole_number(text) {
+        return Some(Duration::from_secs(seconds));
+    }
+    let (whole, fraction) = text.trim_matches([' ', '\t']).split_once('.')?;
+    whole_number(whole).and(whole_number(fraction))?;
+    Duration::try_from_secs_f64(text.trim().parse().ok()?).ok()
+}
+
 /// Parses a `Reset` field: seconds, seconds or milliseconds since 1970, a duration such as `6m0s`, an RFC 3339 time,
 /// or an HTTP date. Times are relative to `now`; past ones are zero.
 pub(super) fn parse_reset(text: &str, now: SystemTime) -> Option<Duration> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::date::{parse_duration, whole_number};
+use super::date::{parse_duration, parse_seconds, whole_number};
 use crate::clock::ClockHandle;
 use crate::error::{Reason, Rejected};
 use crate::policy::{Context, Guard, Guarded, Outcome};
@@ -15,11 +15,11 @@ pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Envoy's field: milliseconds for the whole request, its retries included.
 pub const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
-/// A field of many services: seconds, or a duration such as `250ms`.
+/// A field of many services: seconds, perhaps with a fraction, or a duration such as `250ms`.
 pub const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 
 /// Returns how long the sender of a request waits: the minimum of `grpc-timeout`, `x-envoy-expected-rq-timeout-ms`,
-/// and `x-request-timeout`. Malformed fields are ignored.
+/// and `x-request-timeout`, also if one of them is given twice. Malformed fields are ignored.
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,15 +38,17 @@ pub fn read(headers: &HeaderMap) -> Option<Duration> {
 
 /// Like [`read`], with a field of your own in place of `x-request-timeout`.
 pub fn read_with(headers: &HeaderMap, own: &HeaderName) -> Option<Duration> {
-    let text = |name: &HeaderName| headers.get(name)?.to_str().ok();
+    let least = |name: &HeaderName, parse: fn(&str) -> Option<Duration>| {
+        let values = headers.get_all(name).iter();
+        values.filter_map(|value| parse(value.to_str().ok()?)).min()
+    };
     let all = [
-        text(&GRPC_TIMEOUT).and_then(parse_grpc),
-        text(&EXPECTED_TIMEOUT)
-            .and_then(whole_number)
-            .map(Duration::from_millis),
-        text(own).and_then(|text| {
-            let seconds = whole_number(text).map(Duration::from_secs);
-            seconds.or_else(|| parse_duration(text.trim()))
+        least(&GRPC_TIMEOUT, parse_grpc),
+        least(&EXPECTED_TIMEOUT, |text| {
+            whole_number(text).map(Duration::from_millis)
+        }),
+        least(own, |text| {
+            parse_seconds(text).or_else(|| parse_duration(text.trim()))
         }),
     ];
     all.into_iter().flatten().min()

@@ -1,5 +1,6 @@
 //! The remaining quota that a server states, in all dialects.
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use ::http::HeaderMap;
@@ -38,7 +39,7 @@ const PREFIXES: [(&str, &str); 7] = [
 const SUFFIXES: [&str; 2] = ["requests", "tokens"];
 
 /// Reads the remaining quota that a server states: from `RateLimit` and `RateLimit-Policy`, or otherwise from the
-/// older fields.
+/// older fields. The policy of a limit has its name, and its partition key or none.
 ///
 /// | fields | `Reset` | servers |
 /// |---|---|---|
@@ -69,10 +70,15 @@ pub fn limits(headers: &HeaderMap, now: SystemTime) -> Vec<Limit> {
         return Vec::new();
     }
     let standard = standard(headers);
-    if !standard.is_empty() {
+    if standard.iter().any(|limit| limit.remaining.is_some()) {
         return standard;
     }
-    let now = server_time(headers, now);
+    // Servers that state only their policies in the standard way state the rest in the older one.
+    let older = older(headers, server_time(headers, now));
+    if older.is_empty() { standard } else { older }
+}
+
+fn older(headers: &HeaderMap, now: SystemTime) -> Vec<Limit> {
     let mut limits = Vec::new();
     for (prefix, name) in PREFIXES {
         limits.extend(dialect(headers, now, name, |word| {
@@ -90,27 +96,38 @@ pub fn limits(headers: &HeaderMap, now: SystemTime) -> Vec<Limit> {
 
 fn standard(headers: &HeaderMap) -> Vec<Limit> {
     let policies = rate_limit::read_policies(headers);
-    let mut limits: Vec<Limit> = rate_limit::read(headers)
-        .into_iter()
-        .map(|left| Limit {
-            limit: None,
-            remaining: Some(left.remaining),
-            reset_after: left.reset_after,
-            name: left.name,
+    // By name and partition. The policy of a name without a partition applies to all of its partitions.
+    let quotas: HashMap<_, _> = policies
+        .iter()
+        .map(|policy| {
+            (
+                (&*policy.name, policy.partition_key.as_deref()),
+                policy.quota,
+            )
         })
         .collect();
-    for policy in policies {
-        match limits.iter_mut().find(|limit| limit.name == policy.name) {
-            Some(limit) => limit.limit = Some(policy.quota),
-            None => limits.push(Limit {
-                name: policy.name,
-                limit: Some(policy.quota),
-                remaining: None,
-                reset_after: None,
-            }),
+    let limits = rate_limit::read(headers);
+    let stated: HashSet<&str> = limits.iter().map(|limit| &*limit.name).collect();
+    let others = policies
+        .iter()
+        .filter(|policy| !stated.contains(&*policy.name))
+        .map(|policy| Limit {
+            name: policy.name.clone(),
+            limit: Some(policy.quota),
+            remaining: None,
+            reset_after: None,
+        });
+    let limits = limits.iter().map(|left| {
+        let partition = left.partition_key.as_deref();
+        let own = quotas.get(&(&*left.name, partition));
+        Limit {
+            name: left.name.clone(),
+            limit: own.or_else(|| quotas.get(&(&*left.name, None))).copied(),
+            remaining: Some(left.remaining),
+            reset_after: left.reset_after,
         }
-    }
-    limits
+    });
+    limits.chain(others).collect()
 }
 
 fn dialect(

@@ -22,8 +22,8 @@ pub const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms
 /// | 1 `CANCELLED` | ignored |
 /// | others, such as 10 `ABORTED`, which is to be retried at a higher level | permanent |
 ///
-/// `grpc-retry-pushback-ms` replaces the delay of a retry and resets the backoff. A negative or malformed value
-/// forbids the retry. The delay in a `RetryInfo` is not read; [`Verdict::after`] adds it.
+/// `grpc-retry-pushback-ms` replaces the delay of a retry and resets the backoff. A negative or malformed value, or
+/// more than one, forbids the retry. The delay in a `RetryInfo` is not read; [`Verdict::after`] adds it.
 ///
 /// tonic ends a call with `CANCELLED`, and not with `DEADLINE_EXCEEDED`, when the time of `Request::set_timeout` is over. So
 /// that a server that hangs counts as a failure, and its calls are retried, the timeout of the policy must end the call: set
@@ -59,7 +59,12 @@ pub enum Pushback {
 
 /// Reads the server's pushback; `None` without the field.
 pub fn read_pushback(metadata: &HeaderMap) -> Option<Pushback> {
-    let value = metadata.get(PUSHBACK)?;
+    let mut values = metadata.get_all(PUSHBACK).iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        // Two instructions may contradict each other.
+        return Some(Pushback::Never);
+    }
     // gRPC parses it as an `i32`, without a plus sign.
     let text = value.to_str().ok().filter(|text| !text.starts_with('+'));
     let millis = text.and_then(|text| text.parse::<i32>().ok());

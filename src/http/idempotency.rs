@@ -93,8 +93,8 @@ impl fmt::Debug for Key {
 
 /// Returns whether a request has a key. An empty field is none: no server would recognize a second attempt by it.
 pub(super) fn has_key(headers: &HeaderMap) -> bool {
-    let value = headers.get(IDEMPOTENCY_KEY).map(HeaderValue::as_bytes);
-    value.is_some_and(|value| !value.trim_ascii().is_empty())
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    values.any(|value| !value.as_bytes().trim_ascii().is_empty())
 }
 
 /// Adds a [`Key`] to a request whose method is not idempotent, unless it has one already. Call it once per call,

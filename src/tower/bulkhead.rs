@@ -236,8 +236,11 @@ impl<B: Body> Body for HeldBody<B> {
         task: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        if let Some((held, _)) = this.held.as_mut().filter(|(held, _)| held.ends_with_poll) {
-            held.verdict = None;
+        // A body of declared length zero has no bytes left to send.
+        if *this.left != Some(0) {
+            if let Some((held, _)) = this.held.as_mut().filter(|(held, _)| held.ends_with_poll) {
+                held.verdict = None;
+            }
         }
         let frame = ready!(this.body.as_mut().poll_frame(task));
         if let (Some(left), Some(Ok(frame))) = (&mut this.left, &frame) {

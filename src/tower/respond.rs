@@ -136,7 +136,11 @@ where
 
     fn poll_ready(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<(), E>> {
         match ready!(self.inner.poll_ready(task)) {
-            Ok(()) => Poll::Ready(Ok(())),
+            Ok(()) => {
+                // It may be polled again before the call. The service that is ready now may hold a permit for it.
+                self.failed = None;
+                Poll::Ready(Ok(()))
+            }
             Err(error) => Poll::Ready(split(error).map(|failed| self.failed = Some(failed))),
         }
     }

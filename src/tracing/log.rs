@@ -9,7 +9,7 @@ use ::tracing::Level;
 use ::tracing::level_filters::LevelFilter;
 
 use super::level::level;
-use super::state::{Summary, Tally};
+use super::state::Tally;
 use crate::clock::{BlockingClock, ClockHandle};
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, Observer, Panics};
@@ -139,7 +139,7 @@ impl Inner {
             .get(name, |_| Tallies(std::array::from_fn(|_| Tally::default())));
         let now = self.now();
         match tallies.0[index(reason, shadow)].add(now, self.interval) {
-            Ok(summary) => self.summarize(event, summary),
+            Ok(count) => self.summarize(event, count),
             Err(due) => self.wake_at(due),
         }
         if self.is_due(now) {
@@ -174,8 +174,8 @@ impl Inner {
         }
         self.pending.store(0, Ordering::Relaxed);
         self.for_each(|event, tally| {
-            if let Some(summary) = tally.take(now, self.interval) {
-                self.summarize(event, summary);
+            if let Some(count) = tally.take(now, self.interval) {
+                self.summarize(event, count);
             }
             if let Some(due) = tally.next() {
                 self.wake_at(due);
@@ -189,8 +189,8 @@ impl Inner {
             return;
         }
         self.for_each(|event, tally| {
-            if let Some(summary) = tally.rest() {
-                self.summarize(event, summary);
+            if let Some(count) = tally.rest() {
+                self.summarize(event, count);
             }
         });
     }
@@ -213,9 +213,8 @@ impl Inner {
         panics.resume();
     }
 
-    fn summarize(&self, event: &Event, summary: Summary) {
+    fn summarize(&self, event: &Event, count: u64) {
         if let Some(level) = self.level_of(event) {
-            let count = if summary.is_first { 1 } else { summary.count };
             write(level, event, count);
         }
     }

@@ -10,25 +10,16 @@ pub(super) struct Tally {
     due: AtomicU64,
 }
 
-/// The content of a log entry about rejections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Summary {
-    /// Number of rejections since the last summary.
-    pub(super) count: u64,
-    /// Whether it is the first summary of this kind.
-    pub(super) is_first: bool,
-}
-
 impl Tally {
-    /// Counts a rejection. Returns the summary to write if one is due, or otherwise when it will be.
-    pub(super) fn add(&self, now: u64, interval: u64) -> Result<Summary, u64> {
+    /// Counts a rejection. Returns the number of rejections to write if a summary is due, or otherwise when it will be.
+    pub(super) fn add(&self, now: u64, interval: u64) -> Result<u64, u64> {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.take(now, interval)
             .ok_or_else(|| self.due.load(Ordering::Relaxed))
     }
 
-    /// Returns the summary to write if one is due. Only one of several threads gets it.
-    pub(super) fn take(&self, now: u64, interval: u64) -> Option<Summary> {
+    /// Returns the number of rejections to write if a summary is due. Only one of several threads gets it.
+    pub(super) fn take(&self, now: u64, interval: u64) -> Option<u64> {
         // Relaxed: the counts publish no other memory. The thread that moves `due` takes what has been counted; the
         // rest becomes part of the next summary.
         let due = self.due.load(Ordering::Relaxed);
@@ -39,22 +30,18 @@ impl Tally {
         self.due
             .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
             .ok()?;
-        self.drain(due == 0)
+        self.rest()
     }
 
-    /// Returns a summary of all rejections that were not logged, due or not.
-    pub(super) fn rest(&self) -> Option<Summary> {
-        self.drain(false)
+    /// Returns the number of all rejections that were not logged, due or not.
+    pub(super) fn rest(&self) -> Option<u64> {
+        let count = self.count.swap(0, Ordering::Relaxed);
+        (count > 0).then_some(count)
     }
 
     /// Returns when the next summary is due, if any rejection is not logged yet.
     pub(super) fn next(&self) -> Option<u64> {
         (self.count.load(Ordering::Relaxed) > 0).then(|| self.due.load(Ordering::Relaxed))
-    }
-
-    fn drain(&self, is_first: bool) -> Option<Summary> {
-        let count = self.count.swap(0, Ordering::Relaxed);
-        (count > 0).then_some(Summary { count, is_first })
     }
 }
 
@@ -73,14 +60,10 @@ mod tests {
             let now = SECOND + call * SECOND / 10_000;
             lines.extend(tally.add(now, SECOND).ok());
         }
-        let line = |count, is_first| Summary { count, is_first };
-        assert_eq!(
-            lines,
-            [line(1, true), line(10_000, false), line(10_000, false)]
-        );
+        assert_eq!(lines, [1, 10_000, 10_000]);
         assert_eq!(tally.next(), Some(4 * SECOND));
         assert_eq!(tally.take(4 * SECOND - 1, SECOND), None);
-        assert_eq!(tally.take(4 * SECOND, SECOND), Some(line(9_999, false)));
+        assert_eq!(tally.take(4 * SECOND, SECOND), Some(9_999));
         assert_eq!((tally.next(), tally.rest()), (None, None));
     }
 }

@@ -349,3 +349,10 @@ fn a_time_in_place_of_a_duration_is_shown_as_written() {
     let error = Registry::builder().build(&file).unwrap_err();
     assert_eq!(error.problems()[0].value(), Some("\"00:00:10\""));
 }
+
+#[test]
+fn a_value_is_one_line_whatever_its_keys_are() {
+    let value = toml("\"a\\nb\" = { \"c d\" = 1, \"\" = \"e\\nf\" }\ng-h_1 = 2");
+    let line = r#"{ "a\nb" = { "" = "e\nf", "c d" = 1 }, g-h_1 = 2 }"#;
+    assert_eq!(value.to_string(), line);
+}

@@ -4,6 +4,8 @@
 
 mod broken;
 mod formats;
+#[cfg(unix)]
+mod kept_times;
 mod long;
 mod reload;
 #[cfg(feature = "schema")]

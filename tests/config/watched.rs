@@ -38,7 +38,7 @@ impl Drop for Folder {
 }
 
 /// A registry that follows a file.
-struct Watched {
+pub(crate) struct Watched {
     clock: ManualClock,
     clients: Registry,
     events: Arc<Mutex<Vec<String>>>,
@@ -46,7 +46,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn open(path: &Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         let clock = ManualClock::new();
         let events = Arc::new(Mutex::new(Vec::new()));
         let log = events.clone();
@@ -75,7 +75,7 @@ impl Watched {
     }
 
     /// Lets time pass in small steps. Returns the kinds of the events.
-    fn pass(&mut self, millis: u64) -> Vec<String> {
+    pub(crate) fn pass(&mut self, millis: u64) -> Vec<String> {
         for _ in 0..millis / 50 {
             self.clock.advance(Duration::from_millis(50));
             assert!(self.poll().is_pending());
@@ -83,16 +83,16 @@ impl Watched {
         std::mem::take(&mut *self.events.lock().unwrap())
     }
 
-    fn attempts(&self) -> u32 {
+    pub(crate) fn attempts(&self) -> u32 {
         self.clients.get("a").unwrap().snapshot().max_attempts
     }
 }
 
-fn text(attempts: u32) -> String {
+pub(crate) fn text(attempts: u32) -> String {
     format!("[clients.a]\nretry.max_attempts = {attempts}\n")
 }
 
-const APPLIED: [&str; 1] = ["config_applied"];
+pub(crate) const APPLIED: [&str; 1] = ["config_applied"];
 const REJECTED: [&str; 1] = ["config_rejected"];
 
 #[test]

@@ -2,6 +2,7 @@
 #![cfg(feature = "tokio")]
 
 mod cancellation;
+mod changes_during_replays;
 mod extreme_values;
 #[cfg(feature = "dead-letter-file")]
 mod files;
@@ -11,7 +12,6 @@ mod foreign_files;
 mod kills;
 mod letters;
 mod replays;
-mod replays_of_discarded_letters;
 mod replays_through_policies;
 mod user_code;
 #[path = "../watchdog/mod.rs"]

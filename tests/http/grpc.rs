@@ -68,6 +68,17 @@ fn a_negative_or_malformed_pushback_stops_the_retry() {
 }
 
 #[test]
+fn two_pushbacks_stop_the_retry() {
+    let two = |one, other| {
+        let name = "grpc-retry-pushback-ms";
+        grpc::read_pushback(&headers(&[(name, one), (name, other)]))
+    };
+    for (one, other) in [("250", "-1"), ("-1", "250"), ("250", "500"), ("250", "250")] {
+        assert_eq!(two(one, other), Some(Pushback::Never), "{one}, {other}");
+    }
+}
+
+#[test]
 fn a_pushback_replaces_the_delay() {
     let (attempts, took) = call("250");
     assert_eq!(attempts, 3);

@@ -10,6 +10,8 @@ mod rate_limit;
 mod replay;
 mod retry_after;
 mod verdicts;
+#[path = "../watchdog/mod.rs"]
+mod watchdog;
 mod wire;
 
 /// 2026-11-28T12:00:00Z.

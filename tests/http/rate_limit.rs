@@ -270,6 +270,56 @@ fn the_standard_fields_come_before_older_ones() {
 }
 
 #[test]
+fn each_partition_has_the_quota_of_its_policy() {
+    let read = |policies: &str, limits: &str| {
+        let fields = headers(&[("ratelimit-policy", policies), ("ratelimit", limits)]);
+        let limits = rate_limit::limits(&fields, noon()).into_iter();
+        limits
+            .map(|limit| (limit.limit, limit.remaining))
+            .collect::<Vec<_>>()
+    };
+    let limits = r#""a";r=1;pk=:eA==:,"a";r=2;pk=:eQ==:"#;
+    // One policy of all partitions, and one of each.
+    assert_eq!(
+        read(r#""a";q=10"#, limits),
+        [(Some(10), Some(1)), (Some(10), Some(2))]
+    );
+    assert_eq!(
+        read(r#""a";q=10;pk=:eA==:,"a";q=20;pk=:eQ==:"#, limits),
+        [(Some(10), Some(1)), (Some(20), Some(2))]
+    );
+}
+
+#[test]
+fn policies_without_limits_leave_the_older_fields_to_be_read() {
+    let policy = ("ratelimit-policy", r#""a";q=10;w=60"#);
+    let alone = rate_limit::limits(&headers(&[policy]), noon());
+    assert_eq!((alone.len(), alone[0].limit), (1, Some(10)));
+    let older = headers(&[
+        policy,
+        ("ratelimit-remaining", "0"),
+        ("ratelimit-reset", "5"),
+    ]);
+    assert_eq!(hint(&older, noon()), Some(seconds(5)));
+}
+
+/// A watchdog ends the test if each limit is compared with each policy: that took a minute.
+#[test]
+fn many_limits_and_policies_are_read_in_linear_time() {
+    crate::watchdog::within_a_minute(|| {
+        let list = |prefix: &str, parameter: &str| {
+            let members = (0..200_000).map(|number| format!("\"{prefix}{number}\";{parameter}=1"));
+            members.collect::<Vec<_>>().join(",")
+        };
+        let fields = [
+            ("ratelimit-policy", &*list("x", "q")),
+            ("ratelimit", &*list("y", "r")),
+        ];
+        assert_eq!(rate_limit::limits(&headers(&fields), noon()).len(), 400_000);
+    });
+}
+
+#[test]
 fn the_hint_is_retry_after_and_else_the_latest_reset_of_a_limit_that_is_used_up() {
     let openai = [
         ("x-ratelimit-remaining-requests", "0"),

@@ -229,6 +229,18 @@ fn an_empty_field_is_no_key() {
 }
 
 #[test]
+fn a_key_after_an_empty_field_is_the_users_own() {
+    let mut map = headers(&[("idempotency-key", ""), ("idempotency-key", "mine")]);
+    assert_eq!(Idempotence::of(&Method::POST, &map), Idempotence::Key);
+    idempotency::ensure(&Method::POST, &mut map);
+    assert!(
+        map.get_all("idempotency-key")
+            .iter()
+            .any(|key| key == "mine")
+    );
+}
+
+#[test]
 fn keys_are_random_uuids() {
     let keys: std::collections::HashSet<String> =
         (0..10_000).map(|_| Key::new().to_string()).collect();

@@ -66,6 +66,31 @@ fn the_least_of_all_fields_holds() {
 }
 
 #[test]
+fn the_least_of_a_repeated_field_holds() {
+    for (name, values) in [
+        ("grpc-timeout", ["3S", "100m"]),
+        ("x-envoy-expected-rq-timeout-ms", ["100", "3000"]),
+        ("x-request-timeout", ["3", "100ms"]),
+        ("x-request-timeout", ["soon", "0.1"]),
+    ] {
+        let fields = values.map(|value| (name, value));
+        let least = deadline::read(&headers(&fields));
+        assert_eq!(least, Some(Duration::from_millis(100)), "{fields:?}");
+    }
+}
+
+#[test]
+fn seconds_of_a_request_timeout_may_have_a_fraction() {
+    for (value, millis) in [("1.5", 1500), ("0.25", 250), (" 2.0 ", 2000), ("0.0", 0)] {
+        let read = read("x-request-timeout", value);
+        assert_eq!(read, Some(Duration::from_millis(millis)), "{value}");
+    }
+    for value in [".5", "1.", "1.2.3", "-1.5", "+1.5", "1.5e3", "nan", "inf"] {
+        assert_eq!(read("x-request-timeout", value), None, "{value}");
+    }
+}
+
+#[test]
 fn a_written_deadline_leaves_time_for_the_way() {
     let write = |left, kind: Option<&str>| {
         let mut map = HeaderMap::new();

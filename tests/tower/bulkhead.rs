@@ -6,7 +6,7 @@ use backstop::bulkhead::limit::{Aimd, ConcurrencyLimit, Sample};
 use backstop::tower::{BulkheadLayer, HeldBody, Hold, RespondLayer};
 use backstop::{Bulkhead, CallOptions, Reason};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -297,6 +297,26 @@ async fn a_body_dropped_before_its_declared_length_was_sent_is_cancelled() {
         drop(body);
         let good = good.swap(0, Ordering::Relaxed) == 1;
         assert_eq!(good, is_good, "{length:?}, {frames} frames");
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_declared_length_zero_ends_well_though_it_was_polled() {
+    let good = Arc::<AtomicU32>::default();
+    let bulkhead = Bulkhead::builder()
+        .adaptive(Counting(good.clone()))
+        .cancel_is_overload(true);
+    let empty = scripted(|_, length: &'static str| async move {
+        let body: Streamed = StreamBody::new(futures::stream::pending()).boxed_unsync();
+        let response = Response::builder().header("content-length", length);
+        Ok::<_, ()>(response.body(body).unwrap())
+    });
+    let mut service = BulkheadLayer::new(bulkhead.build().unwrap()).layer(empty);
+    for (length, is_good) in [("0", true), ("1", false)] {
+        let mut body = send(&mut service, length).await.unwrap().into_body();
+        assert!(body.frame().now_or_never().is_none());
+        drop(body);
+        assert_eq!(good.swap(0, Ordering::Relaxed) == 1, is_good, "{length}");
     }
 }
 

@@ -1,8 +1,15 @@
+use std::convert::Infallible;
+use std::future::{Ready, poll_fn, ready};
+use std::task::{Context as TaskContext, Poll};
+
 use backstop::policy::{Guard, Guarded};
 use backstop::tower::{PolicyLayer, RespondLayer};
-use backstop::{Context, Outcome, PolicyError, Quota, RateLimiter, Reason, Rejected, Timeout};
+use backstop::{
+    Context, Error, Outcome, PolicyError, Quota, RateLimiter, Reason, Rejected, Timeout,
+};
 use http::{Request, Response, StatusCode};
 use tower_layer::Layer;
+use tower_service::Service;
 
 use crate::{Counting, ms, scripted, send, text};
 
@@ -205,5 +212,38 @@ async fn a_rejection_by_poll_ready_is_answered_by_the_next_call() {
     assert_eq!(
         send(&mut service, Request::new(())).await.unwrap().status(),
         503
+    );
+}
+
+/// Rejects when it is first asked whether it is ready.
+struct RejectsFirst(u32);
+
+impl Service<Request<()>> for RejectsFirst {
+    type Response = Response<String>;
+    type Error = Error<Infallible>;
+    type Future = Ready<Result<Response<String>, Error<Infallible>>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0 += 1;
+        Poll::Ready(match self.0 {
+            1 => Err(Rejected::new("x", Reason::CircuitOpen).into()),
+            _ => Ok(()),
+        })
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        ready(Ok(Response::new("served".into())))
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_became_ready_after_a_rejection_serves_the_call() {
+    let mut service = RespondLayer::new().layer(RejectsFirst(0));
+    poll_fn(|task| service.poll_ready(task)).await.unwrap();
+    // `send` asks again.
+    let response = send(&mut service, Request::new(())).await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), response.body().as_str()),
+        (200, "served")
     );
 }

@@ -3,6 +3,7 @@
 
 mod each_callback;
 mod panics;
+mod racing;
 mod subscriber;
 mod unwinding;
 

@@ -126,7 +126,7 @@ impl FileSinkBuilder {
     }
 
     /// Locks the folder for this sink. The operating system releases the lock when the process ends.
-    fn lock_folder(&self) -> Result<fs::File, DeadLetterError> {
+    fn lock_folder(&self) -> Result<FolderLock, DeadLetterError> {
         let path = self.folder.join("lock");
         let shown = self.folder.display();
         let failed = |error| io_error(&format!("open the folder {shown}"), error);
@@ -146,11 +146,43 @@ impl FileSinkBuilder {
             .map_err(failed)?;
         let file = file.open(path).map_err(failed)?;
         match fs4::FileExt::try_lock(&file) {
-            Ok(()) => Ok(file),
+            Ok(()) => Ok(FolderLock(file)),
             Err(fs4::TryLockError::WouldBlock) => {
                 Err(DeadLetterError::new(DeadLetterErrorKind::Locked).during(shown.to_string()))
             }
             Err(fs4::TryLockError::Error(error)) => Err(failed(error)),
         }
+    }
+}
+
+/// The lock of a folder. Dropping it unlocks the folder.
+#[derive(Debug)]
+struct FolderLock(fs::File);
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing the file does not suffice: a child process has a copy of it from its fork to its exec.
+        let _ = fs4::FileExt::unlock(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_unlocked_though_a_child_has_a_copy_of_its_lock() {
+        let name = format!("backstop-lock-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let builder = FileSink::builder(&folder);
+        let lock = builder.lock_folder().unwrap();
+        let copy = lock.0.try_clone().unwrap();
+        let second = builder.lock_folder().map(drop).unwrap_err();
+        assert_eq!(second.kind(), DeadLetterErrorKind::Locked);
+        drop(lock);
+        let again = builder.lock_folder().map(drop);
+        drop(copy);
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(again.is_ok(), "{again:?}");
     }
 }

@@ -135,7 +135,7 @@ enum Stage<'a, Fut> {
 /// The result of a replayed letter.
 enum Landing {
     Parked,
-    /// The letter was removed before the replay began.
+    /// The letter was removed or parked before the replay began.
     Vanished,
     Settled(Attempted, bool),
     Failed(DeadLetterError),
@@ -335,6 +335,7 @@ impl<'a, R: Send + Sync + 'static, Fut: Future> Flight<'a, R, Fut> {
                     });
                 }
                 Stage::Beginning(beginning) => match ready!(beginning.as_mut().poll(cx)) {
+                    Ok(Some(changed)) if changed.parked => return Poll::Ready(Landing::Vanished),
                     Ok(Some(changed)) => {
                         self.letter.count(changed.replays);
                         Stage::Attempting(Box::pin(attempt(self.letter.clone())))

@@ -362,7 +362,7 @@ impl<R> fmt::Debug for Letter<R> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// A replay begins, and is counted. The change need not survive a power loss.
+    /// A replay begins, and is counted, unless the letter is parked. The change need not survive a power loss.
     Begin,
     /// The current replay was not executed, and is not counted.
     NotExecuted,
@@ -401,6 +401,8 @@ impl Standing {
     /// Returns the standing after `change`, which must not remove the letter.
     pub(crate) fn after(mut self, change: &Change) -> Self {
         match change {
+            // Parked after the run had read it: the run does not send it.
+            Change::Begin if self.parked => {}
             Change::Begin => self.replays = self.replays.saturating_add(1),
             Change::NotExecuted => self.replays = self.replays.saturating_sub(1),
             Change::Failed { at, error, park } => {

@@ -123,7 +123,7 @@ impl RunState {
         self.progress.parked += 1;
     }
 
-    /// Removes from the count a letter that was removed before its replay began.
+    /// Removes from the count a letter that was removed or parked before its replay began.
     pub(crate) fn vanish(&mut self) {
         self.progress.in_flight -= 1;
         self.uncount();

@@ -1,7 +1,9 @@
-//! Letters that are discarded while a run replays them.
+//! Letters that are discarded or parked while a run replays them.
 
-use backstop::ManualClock;
+use std::cell::RefCell;
+
 use backstop::dead_letter::ReplayEnd;
+use backstop::{Error, ManualClock, Reason, Rejected};
 
 use crate::replays::full;
 use crate::{builder, id, push};
@@ -62,5 +64,50 @@ fn a_letter_that_is_discarded_while_it_is_in_flight_is_not_parked() {
         let progress = run.await.unwrap().progress;
         assert_eq!((progress.failed, progress.parked), (2, 1));
         assert_eq!(queue.snapshot().parked, 1);
+    });
+}
+
+#[test]
+fn a_letter_that_is_parked_before_its_turn_is_not_sent() {
+    let clock = ManualClock::new();
+    let queue = full(&clock, 5);
+    let sent = RefCell::new(Vec::new());
+    clock.block_on(async {
+        let run = queue.replay().rate(f64::INFINITY).limit(3);
+        let run = run.run(|letter| {
+            let queue = &queue;
+            sent.borrow_mut().push(letter.id().get());
+            async move { queue.park(id(2)).await.map(drop) }
+        });
+        let report = run.await.unwrap();
+        // It does not count towards the limit, as a discarded one does not.
+        assert_eq!(*sent.borrow(), [1, 3, 4]);
+        assert_eq!(report.progress.delivered, 3);
+        let parked = queue.get(id(2)).await.unwrap().unwrap();
+        assert_eq!((parked.is_parked(), parked.replays()), (true, 0));
+    });
+}
+
+#[test]
+fn a_letter_that_is_parked_after_a_rejection_is_not_sent() {
+    let clock = ManualClock::new();
+    let queue = full(&clock, 2);
+    let sent = RefCell::new(Vec::new());
+    clock.block_on(async {
+        let run = queue.replay().rate(f64::INFINITY).run_calls(|letter| {
+            let queue = &queue;
+            sent.borrow_mut().push(letter.id().get());
+            async move {
+                if letter.id() == id(1) {
+                    queue.park(id(1)).await.unwrap();
+                    return Err(Error::Rejected(Rejected::new("limit", Reason::RateLimited)));
+                }
+                Ok::<_, Error<&str>>(())
+            }
+        });
+        let report = run.await.unwrap();
+        assert_eq!((sent.take(), report.end), (vec![1, 2], ReplayEnd::Finished));
+        let parked = queue.get(id(1)).await.unwrap().unwrap();
+        assert_eq!((parked.is_parked(), parked.replays()), (true, 0));
     });
 }
