@@ -15,11 +15,16 @@ use crate::sync::lock;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
+/// Size of the kept frames, without their data, that any limit allows, in bytes.
+const LEAST_FRAMES: u64 = 128 << 10;
+
 /// A body that can be sent several times, one after the other or concurrently.
 ///
 /// The original is read once, while it is sent, and kept up to a limit. A copy replays the kept frames, and continues
 /// reading the original where the last copy stopped. Beyond the limit nothing is kept: the current copy continues,
-/// and no further copy can be made. A body whose declared length exceeds the limit is never kept.
+/// and no further copy can be made. A body whose declared length exceeds the limit is never kept. Nor are very many small
+/// frames: a frame takes about 100 bytes in addition to its data, and all frames together at most as much as the limit, or
+/// 128 KiB.
 ///
 /// [`Replay`] makes the copies of a body. For services under a policy, use [`Replayable`](crate::tower::Replayable).
 pub struct ReplayBody<B> {
@@ -335,7 +340,10 @@ where
                 // An empty frame is not kept: any number of them would be below the limit.
                 if state.stage == Stage::Keeping && !kept.is_empty() {
                     state.kept += kept.len();
-                    if state.kept > self.limit || is_last {
+                    let frames = (state.frames.len() + 1).saturating_mul(size_of::<Kept>()) as u64;
+                    let is_beyond =
+                        state.kept > self.limit || frames > self.limit.max(LEAST_FRAMES);
+                    if is_beyond || is_last {
                         state.stage = Stage::Beyond(number);
                         std::mem::swap(&mut unneeded, &mut state.frames);
                     } else {

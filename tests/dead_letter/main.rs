@@ -11,6 +11,7 @@ mod foreign_files;
 #[cfg(feature = "dead-letter-file")]
 mod kills;
 mod letters;
+mod random_replays;
 mod replays;
 mod replays_through_policies;
 mod user_code;

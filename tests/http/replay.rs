@@ -220,6 +220,31 @@ fn the_size_of_a_copy_is_what_is_left_of_it() {
 }
 
 #[test]
+fn frames_are_kept_while_they_take_no_more_memory_than_the_limit() {
+    // Frames of one byte, of which 60 000 are below the limit.
+    let (feed, replay) = fed(64 << 10);
+    let mut copy = replay.copy().unwrap();
+    let mut kept = 0;
+    for _ in 0..60_000 {
+        send(&feed, "a");
+        assert_eq!(next(&mut copy).as_deref(), Some("a"));
+        kept += u32::from(replay.is_replayable());
+    }
+    assert!((1000..3000).contains(&kept), "{kept} frames are kept");
+    // The running copy continues.
+    drop(feed);
+    assert_eq!(next(&mut copy).as_deref(), Some("end"));
+    // A larger limit allows more.
+    let (feed, replay) = fed(1 << 20);
+    let mut copy = replay.copy().unwrap();
+    for _ in 0..3000 {
+        send(&feed, "a");
+        assert_eq!(next(&mut copy).as_deref(), Some("a"));
+    }
+    assert!(replay.is_replayable());
+}
+
+#[test]
 fn the_last_copy_keeps_nothing() {
     let (feed, replay) = fed(100);
     let mut copy = replay.copy().unwrap();
