@@ -37,8 +37,9 @@
 //! [`KeyedRateLimiter`](crate::KeyedRateLimiter) are one series. If a program makes up names at run time, the first
 //! thousand have series of their own, and all further ones share those of the policy `other`.
 
-use std::fmt;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
+use std::{fmt, mem};
 
 use ::metrics::Recorder;
 
@@ -69,7 +70,16 @@ struct Inner {
     sink: Sink,
     series: Names<Series>,
     watched: Mutex<Vec<Arc<dyn Gauges>>>,
+    /// The gauges that were collected last.
+    collected: Mutex<HashSet<GaugeName>>,
 }
+
+/// A metric, a policy, and a further label.
+type GaugeName = (
+    &'static str,
+    &'static str,
+    Option<(&'static str, &'static str)>,
+);
 
 impl Metrics {
     /// Returns an observer that records with the global recorder.
@@ -90,7 +100,8 @@ impl Metrics {
             inner: Arc::new(Inner {
                 sink,
                 series: Names::new(),
-                watched: Mutex::new(Vec::new()),
+                watched: Mutex::default(),
+                collected: Mutex::default(),
             }),
         }
     }
@@ -110,15 +121,36 @@ impl Metrics {
 
     /// Records the gauges and totals of all watched handles. Call it before each scrape, or every second.
     ///
-    /// If a handle or the recorder panics, those of the other handles are recorded first.
+    /// A gauge that no handle has any more, such as the state of a breaker that was turned off in the settings of its
+    /// stack, becomes 0. If a handle or the recorder panics, those of the other handles are recorded first.
     pub fn collect(&self) {
         // Taken outside the lock, because a snapshot reads its clock, which may be user code.
         let watched = lock(&self.inner.watched).clone();
         let mut panics = Panics::default();
-        for handle in &watched {
-            panics.run(|| self.record(&handle.readings()));
+        let mut readings = vec![Vec::new(); watched.len()];
+        for (readings, handle) in readings.iter_mut().zip(&watched) {
+            panics.run(|| *readings = handle.readings());
+        }
+        if panics.is_empty() {
+            panics.run(|| self.clear_all_but(readings.iter().flatten()));
+        }
+        for readings in &readings {
+            panics.run(|| self.record(readings));
         }
         panics.resume();
+    }
+
+    /// Sets the gauges to 0 that were collected before and are not among these readings.
+    fn clear_all_but<'r>(&self, readings: impl Iterator<Item = &'r Reading>) {
+        let gauges = readings.filter(|reading| reading.metric != LEASE_TRIPS);
+        let names: HashSet<GaugeName> = gauges
+            .map(|reading| (reading.metric, reading.policy, reading.label))
+            .collect();
+        let before = mem::replace(&mut *lock(&self.inner.collected), names.clone());
+        for &(metric, policy, label) in before.difference(&names) {
+            let key = key(metric, (policy, None), label.as_slice());
+            self.inner.sink.gauge(&key).set(0.0);
+        }
     }
 
     fn record(&self, readings: &[Reading]) {

@@ -277,6 +277,30 @@ fn gauges_are_written_when_they_are_collected() {
 }
 
 #[test]
+fn a_gauge_that_no_handle_has_any_more_is_zero() {
+    let (recorder, metrics) = metrics();
+    let clock = ManualClock::new();
+    let standard = Standard::builder().name("s").quota(Quota::per_second(9));
+    let standard = standard.clock(clock).build().unwrap();
+    standard.breaker().unwrap().trip();
+    metrics.watch(standard.clone());
+    metrics.collect();
+    let open = || recorder.gauge("backstop_circuit_state", "policy=s,state=open");
+    let tokens = || recorder.gauge("backstop_tokens", "policy=s");
+    assert_eq!((open(), tokens()), (1.0, 9.0));
+
+    let config = standard.config();
+    standard
+        .reconfigure(config.clone().without_breaker())
+        .unwrap();
+    metrics.collect();
+    assert_eq!((open(), tokens()), (0.0, 9.0));
+    standard.reconfigure(config).unwrap();
+    metrics.collect();
+    assert_eq!((open(), tokens()), (1.0, 9.0));
+}
+
+#[test]
 fn a_handle_that_panics_costs_no_other_its_gauges() {
     struct Panicking;
     impl Gauges for Panicking {
