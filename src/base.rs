@@ -1,8 +1,6 @@
 //! Name, clock, observer, shadow mode, and event numbers, shared by all handles that admit calls.
 
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,6 +9,7 @@ use crate::clock::ClockHandle;
 use crate::error::{ConfigError, Rejected};
 use crate::event::{Event, Observer, Panics};
 use crate::instant::Instant;
+use crate::rng::identifier;
 
 /// The settings of a [`Base`], in a builder.
 #[derive(Clone)]
@@ -86,7 +85,7 @@ pub(crate) fn max_wait(
 
 /// Returns the identifier of a process in a store, if none was given.
 pub(crate) fn random_instance() -> String {
-    format!("{:016x}", RandomState::new().hash_one(0_u64))
+    format!("{:016x}", identifier()[0])
 }
 
 /// Returns whether both are clones of one `Arc`, or both are `None`.

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::process;
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -25,6 +26,11 @@ impl SharedRng {
         }
     }
 
+    /// Returns whether the source is reproducible.
+    pub(crate) const fn is_seeded(&self) -> bool {
+        self.seeded.is_some()
+    }
+
     /// Begins the next stream, for callers that need several numbers at once.
     #[inline]
     pub(crate) fn stream(&self) -> Stream {
@@ -32,7 +38,7 @@ impl SharedRng {
             None => THREAD.with(|thread| {
                 let mut stream = Stream(thread.get());
                 if stream.0 == 0 {
-                    stream = Stream(RandomState::new().hash_one(0_u64));
+                    stream = Stream(identifier()[0]);
                 }
                 let begun = stream.bits();
                 thread.set(stream.0);
@@ -52,6 +58,16 @@ impl SharedRng {
     pub(crate) fn unit(&self) -> f64 {
         self.stream().unit()
     }
+}
+
+/// Returns 128 random bits that identify one thing among those of all processes.
+pub(crate) fn identifier() -> [u64; 2] {
+    identifier_in(&RandomState::new(), process::id())
+}
+
+/// A forked process continues with the random states of its parent, so its number is hashed, too.
+fn identifier_in(random: &RandomState, process: u32) -> [u64; 2] {
+    [0_u8, 1].map(|half| random.hash_one((process, half)))
 }
 
 thread_local! {
@@ -126,6 +142,16 @@ mod tests {
         assert_eq!(first, b.stream().bits());
         assert_ne!(first, a.stream().bits());
         assert_ne!(first, SharedRng::new(Some(8)).stream().bits());
+    }
+
+    #[test]
+    fn identifiers_of_forked_processes_differ() {
+        let random = RandomState::new();
+        let (parent, child) = (identifier_in(&random, 1), identifier_in(&random, 2));
+        assert_ne!(parent[0], child[0]);
+        assert_ne!(parent[1], child[1]);
+        assert_ne!(parent[0], parent[1]);
+        assert_ne!(identifier(), identifier());
     }
 
     #[test]

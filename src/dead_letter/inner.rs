@@ -15,7 +15,7 @@ use crate::clock::ClockHandle;
 use crate::deadline;
 use crate::event::{Event, Eviction, LetterEvent, Observer, Panics};
 use crate::instant::Instant;
-use crate::rng::SharedRng;
+use crate::rng::{SharedRng, identifier};
 
 pub(super) struct Inner<R> {
     pub(super) name: &'static str,
@@ -98,6 +98,10 @@ impl<R> Inner<R> {
 
     /// Returns a random key of 128 bits, as text.
     fn random_key(&self) -> String {
+        if !self.rng.is_seeded() {
+            let [high, low] = identifier();
+            return format!("{high:016x}{low:016x}");
+        }
         // `unit` has only 53 random bits, so each draw yields 32 of them.
         let bits = || (self.rng.unit() * (1_u64 << 43) as f64) as u64 & 0xFFFF_FFFF;
         let [a, b, c, d] = [bits(), bits(), bits(), bits()];

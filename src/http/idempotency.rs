@@ -1,12 +1,12 @@
 //! Idempotency keys: a server that supports them executes a call once, however often it is sent.
 
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher;
 use std::str;
 
 use ::http::Method;
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::rng::identifier;
 
 /// The field `Idempotency-Key`.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -44,9 +44,7 @@ impl Key {
         reason = "two defaults would not be equal"
     )]
     pub fn new() -> Self {
-        // Each `RandomState` has its own keys, seeded by the operating system.
-        let random = RandomState::new();
-        let (high, low) = (random.hash_one(0_u8), random.hash_one(1_u8));
+        let [high, low] = identifier();
         let mut bits = u128::from(high) << 64 | u128::from(low);
         // The version, 4, and the variant, binary 10.
         bits = bits & !(0xF << 76) | 0x4 << 76;
