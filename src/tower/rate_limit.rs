@@ -195,9 +195,10 @@ where
                 Err(Ok(error)) => answers.answer(&error),
                 Err(Err(error)) => return Err(error),
             };
-            // Read after the call, so that the fields are as new as the response. `None` for a key whose limit is
-            // full again.
-            if let Some(decision) = key.as_ref().and_then(|key| limits.peek(key)) {
+            // Read after the call, so that the fields are as new as the response.
+            if let Some(key) = &key {
+                // The key is unknown if its limit is full again and it was evicted, or if it has no room.
+                let decision = limits.peek(key).unwrap_or_else(|| limits.read(key));
                 rate_limit::write(response.headers_mut(), limits.name(), &decision);
             }
             Ok(response)

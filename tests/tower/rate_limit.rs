@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use backstop::http::rate_limit;
+use backstop::rate_limiter::Overflow;
 use backstop::tower::{NoKey, RateLimitLayer, key};
 use backstop::{CallOptions, KeyedRateLimiter, Quota};
 use http::{HeaderName, Request, Response, StatusCode};
@@ -31,6 +32,56 @@ async fn responses_state_when_the_next_token_comes_not_when_the_limit_is_full() 
         seen,
         [field(5, 10), field(4, 10), field(3, 6), field(5, 10)]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn responses_state_the_limit_of_a_key_that_was_evicted_meanwhile() {
+    let limits = limits(Quota::per_second(5));
+    let evicted = limits.clone();
+    let service = crate::scripted(move |_, _: Request<()>| {
+        let evicted = evicted.clone();
+        async move {
+            tokio::time::sleep(ms(2000)).await;
+            let key: IpAddr = [192, 0, 2, 1].into();
+            assert!(evicted.forget(&key));
+            Ok::<_, std::convert::Infallible>(Response::new(String::new()))
+        }
+    });
+    let mut service = RateLimitLayer::new(limits, key::peer_ip()).layer(service);
+    let response = send(&mut service, from("192.0.2.1")).await.unwrap();
+    assert_eq!(
+        text(response.headers(), "ratelimit"),
+        Some("\"client\";r=5")
+    );
+    assert_eq!(
+        text(response.headers(), "ratelimit-policy"),
+        Some("\"client\";q=5;w=1")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_without_room_state_the_shared_limit_or_none() {
+    for (overflow, has_fields) in [(Overflow::Shared, true), (Overflow::Reject, false)] {
+        let limits = KeyedRateLimiter::<IpAddr>::builder()
+            .quota(Quota::per_second(500))
+            .max_keys(1)
+            .overflow(overflow)
+            .build()
+            .unwrap();
+        let mut service =
+            RateLimitLayer::new(limits.clone(), key::peer_ip()).layer(Counting::default());
+        let (mut without, mut rejected) = (0, 0);
+        for last in 0..200 {
+            let request = from(&format!("192.0.2.{last}"));
+            let response = send(&mut service, request).await.unwrap();
+            without += u32::from(text(response.headers(), "ratelimit").is_none());
+            rejected += u64::from(response.status() == StatusCode::TOO_MANY_REQUESTS);
+        }
+        assert_eq!(without == 0, has_fields, "{overflow:?}: {without} without");
+        // Reading the fields counts no rejection.
+        let snapshot = limits.snapshot();
+        assert_eq!(snapshot.rejected, rejected, "{overflow:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -242,6 +242,23 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         )
     }
 
+    /// Like [`peek`](Self::peek), but adds an unknown key, or reads the limit that keys without room share.
+    #[cfg(all(feature = "tower", feature = "http"))]
+    pub(crate) fn read(&self, key: &K) -> Decision
+    where
+        K: Hash + Eq + Clone,
+    {
+        let (inner, now) = (&*self.inner, self.inner.base.now());
+        let read = inner.with(
+            (inner.secret.hash(key), key),
+            now,
+            false,
+            |tat, gcra, time| time.peek_bucket(*tat, gcra, 1),
+            |limiter, time| time.peek_limiter(limiter, 1),
+        );
+        read.unwrap_or(Decision::NO_ROOM)
+    }
+
     /// Adds `tokens` to those of the key, up to its burst.
     pub fn add<Q>(&self, key: &Q, tokens: u64)
     where
