@@ -336,8 +336,19 @@ impl Inner {
         // observes an open circuit also observes when its break ends.
         self.until
             .store(machine.until().as_nanos(), Ordering::Release);
-        let state = state.timed(self.needs_clock());
+        let replaced = self.packed_state(Ordering::Relaxed).is_replaced();
+        let state = state.timed(self.needs_clock()).replaced(replaced);
         self.state.store(state.bits(), Ordering::Release);
+    }
+
+    /// Names the breaker that has replaced this one.
+    pub(super) fn set_successor(&self, successor: Weak<Self>) {
+        self.with_lock(|locked| {
+            locked.successor = Some(successor);
+            // Under the lock, as in `publish`.
+            let state = self.packed_state(Ordering::Relaxed).replaced(true);
+            self.state.store(state.bits(), Ordering::Release);
+        });
     }
 
     /// Reads the machine under the lock, where no user code may run.

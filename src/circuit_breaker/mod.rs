@@ -111,14 +111,18 @@ impl CircuitBreaker {
 
     /// Returns the state as last decided: a break that is over counts as open until the next call. Costs one load.
     pub fn state(&self) -> State {
+        if self.inner.packed_state(Ordering::Acquire).is_replaced() {
+            return self.in_force().inner.state();
+        }
         self.inner.state()
     }
 
     /// Returns the state that a call would find now: half-open if a break is over, open if the half-open phase is
     /// over. Changes nothing.
     pub fn peek(&self) -> State {
-        let now = self.inner.base.clock.now();
-        self.inner.read(|machine| machine.state_at(now))
+        let inner = self.in_force().inner;
+        let now = inner.base.clock.now();
+        inner.read(|machine| machine.state_at(now))
     }
 
     /// Returns a stream of the transitions from now on.
@@ -146,17 +150,18 @@ impl CircuitBreaker {
     /// Opens the circuit for the length of the next break, also from disabled and metrics-only, in place of a break
     /// or a pause in force.
     pub fn trip(&self) {
-        let now = self.inner.base.clock.now();
+        let inner = self.in_force().inner;
+        let now = inner.base.clock.now();
         // Beyond a few races, the function that computes the length changes the circuit itself.
         for _ in 0..8 {
-            let opening = self.inner.read(|machine| machine.trip_manually(now));
-            if self.inner.open(opening, None, None, now) {
+            let opening = inner.read(|machine| machine.trip_manually(now));
+            if inner.open(opening, None, None, now) {
                 return;
             }
         }
-        let opening = self.inner.read(|machine| machine.trip_manually(now));
-        let length = self.inner.break_length(&opening, None);
-        self.inner.with_machine(None, now, |machine| {
+        let opening = inner.read(|machine| machine.trip_manually(now));
+        let length = inner.break_length(&opening, None);
+        inner.with_machine(None, now, |machine| {
             machine.open(machine.trip_manually(now), length);
         });
     }
@@ -255,16 +260,23 @@ impl CircuitBreaker {
     pub fn isolate(&self) -> Isolation {
         // Created first, so the isolation ends if an observer panics.
         let isolation = Isolation {
-            breaker: self.clone(),
+            breaker: self.in_force(),
             hold: Arc::default(),
         };
-        self.isolate_with(&isolation.hold);
-        isolation
+        let mut breaker = isolation.breaker.clone();
+        loop {
+            breaker.isolate_with(&isolation.hold);
+            // Replaced before the isolation began: the new breaker does not know it.
+            match breaker.successor() {
+                Some(next) => breaker = next,
+                None => return isolation,
+            }
+        }
     }
 
     /// Returns a consistent reading of the breaker. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
-        let inner = &*self.inner;
+        let inner = &*self.in_force().inner;
         let now = inner.base.clock.now();
         inner.read(|machine| {
             let (counts, min_calls) = inner.counts(machine, now);
@@ -304,9 +316,9 @@ impl CircuitBreaker {
     }
 
     fn change(&self, change: impl FnOnce(&mut state::Machine, Instant)) {
-        let now = self.inner.base.clock.now();
-        self.inner
-            .with_machine(None, now, |machine| change(machine, now));
+        let inner = self.in_force().inner;
+        let now = inner.base.clock.now();
+        inner.with_machine(None, now, |machine| change(machine, now));
     }
 
     /// Changes the machine in a drop.

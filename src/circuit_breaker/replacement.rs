@@ -20,7 +20,7 @@ impl CircuitBreaker {
         breaker
     }
 
-    fn successor(&self) -> Option<Self> {
+    pub(super) fn successor(&self) -> Option<Self> {
         let successor = |locked: &Locked| locked.successor.as_ref()?.upgrade();
         let inner = self.inner.read_locked(successor).flatten()?;
         Some(Self { inner })
@@ -70,9 +70,7 @@ impl CircuitBreaker {
 
     /// Takes over from `old`, now that no new call finds it: its subscriptions see the transitions of this breaker alone.
     pub(crate) fn take_over_from(&self, old: &Self) {
-        let successor = Arc::downgrade(&self.inner);
-        old.inner
-            .with_lock(|locked| locked.successor = Some(successor));
+        old.inner.set_successor(Arc::downgrade(&self.inner));
         let mut panics = Panics::default();
         panics.run(|| self.continue_holds_of(old));
         // After the link, so that no subscription is added to the old breaker meanwhile.

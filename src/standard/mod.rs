@@ -160,14 +160,16 @@ impl Standard {
     }
 
     /// Returns the limiter, if there is one, for example to pause it.
+    ///
+    /// [`reconfigure`](Self::reconfigure) may replace it, and this handle stays one of the old limiter: ask for it each time.
     pub fn limiter(&self) -> Option<RateLimiter> {
         self.inner.current().limiter().cloned()
     }
 
     /// Returns the breaker, if there is one, for example to trip or isolate it, or to follow its transitions.
     ///
-    /// [`reconfigure`](Self::reconfigure) may replace it. Subscriptions, health checks, and isolations continue then. Other
-    /// calls of this handle, such as `trip`, go to the old one: ask for the breaker each time.
+    /// [`reconfigure`](Self::reconfigure) may replace it. Subscriptions, health checks, and isolations continue then, and
+    /// this handle reads and changes the new one. Calls and permits through this handle itself still go to the old one.
     pub fn breaker(&self) -> Option<CircuitBreaker> {
         self.inner.current().breaker().cloned()
     }

@@ -227,9 +227,9 @@ fn a_new_breaker_stays_isolated_until_the_handles_are_dropped() {
             .block_on(standard.call(|| async { Ok::<_, ()>(()) }))
             .is_ok()
     );
-    // A handle of a breaker that was replaced isolates that one alone.
+    // A handle of a breaker that was replaced isolates the one in force.
     let _isolation = first.isolate();
-    assert_eq!(states(), (State::Isolated, State::Closed));
+    assert_eq!(states(), (State::Isolated, State::Isolated));
 }
 
 #[test]

@@ -22,13 +22,11 @@ fn rules(measures: bool) -> backstop::circuit_breaker::CircuitBreakerBuilder {
 
 /// Replaces the breaker, and returns the new one.
 fn replace(standard: &Standard, measures: bool) -> CircuitBreaker {
-    let old = standard.breaker().unwrap();
     let config = standard.config().breaker(rules(measures));
     standard.reconfigure(config).unwrap();
     let new = standard.breaker().unwrap();
-    // Another circuit: this changes the old one alone.
-    old.disable();
-    assert_ne!(new.state(), State::Disabled, "the breaker was replaced");
+    // No breaker can begin or cease to measure.
+    assert_eq!(new.snapshot().total_duration.is_some(), measures);
     new
 }
 
@@ -215,6 +213,47 @@ fn threads_that_subscribe_and_reconfigure_lose_no_subscription() {
     for mut transitions in kept {
         assert_eq!(seen(&mut transitions), [(State::Closed, State::Open)]);
     }
+}
+
+#[test]
+fn a_kept_handle_controls_and_reads_the_breaker_in_force() {
+    let clock = ManualClock::new();
+    let standard = with_breaker(&clock);
+    let kept = standard.breaker().unwrap();
+    let maintenance = kept.isolate();
+    drop(maintenance);
+    replace(&standard, true);
+    let new = replace(&standard, false);
+    type Change = fn(&CircuitBreaker);
+    let changes: [(Change, State); 8] = [
+        (CircuitBreaker::trip, State::Open),
+        (CircuitBreaker::reset, State::Closed),
+        (|breaker| breaker.trip_for(s(9)), State::Open),
+        (CircuitBreaker::half_open, State::HalfOpen),
+        (|breaker| breaker.pause_for(s(3)), State::Open),
+        (CircuitBreaker::close, State::Closed),
+        (CircuitBreaker::disable, State::Disabled),
+        (CircuitBreaker::metrics_only, State::MetricsOnly),
+    ];
+    for (change, state) in changes {
+        change(&kept);
+        assert_eq!([new.state(), kept.state(), kept.peek()], [state; 3]);
+        assert_eq!(kept.snapshot(), standard.snapshot().breaker.unwrap());
+    }
+    kept.reset();
+    let isolation = kept.isolate();
+    let call = || clock.block_on(standard.call(|| async { Err::<(), _>("down") }));
+    assert_eq!(call().unwrap_err().reason(), Some(Reason::Isolated));
+    // Also beyond a further replacement.
+    replace(&standard, true);
+    assert_eq!(call().unwrap_err().reason(), Some(Reason::Isolated));
+    drop(isolation);
+    assert_eq!(call(), Err(Error::Operation("down")));
+    assert_eq!(kept.snapshot().failures, 1);
+    // Without the stack, the handle is one of its own breaker again.
+    drop((standard, new));
+    kept.trip();
+    assert!(kept.try_acquire().is_err());
 }
 
 #[test]

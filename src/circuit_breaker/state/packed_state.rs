@@ -1,8 +1,8 @@
 //! The state of a breaker in one word, for the fast path.
 //!
 //! ```text
-//!   63               8         7       6       3     2       0
-//!   │ generation     │ windows │ probe │ ... │ timed │ phase │
+//!   63               8         7       6     5          4       3       2       0
+//!   │ generation     │ windows │ probe │ ... │ replaced │ timed │ phase │
 //! ```
 //!
 //! The generation grows with every change, so one comparison detects the result of a call that was
@@ -26,6 +26,7 @@ pub(crate) const ISOLATED: u64 = 6;
 
 const PHASE: u64 = 7;
 const TIMED: u64 = 1 << 3;
+const REPLACED: u64 = 1 << 4;
 const PROBE: u64 = 1 << 6;
 const SECOND_WINDOWS: u64 = 1 << 7;
 const GENERATION_SHIFT: u32 = 8;
@@ -62,6 +63,16 @@ impl PackedState {
     /// Marks that calls must be timed, so that one load decides whether an admission reads the clock.
     pub(crate) const fn timed(self, timed: bool) -> Self {
         Self(if timed { self.0 | TIMED } else { self.0 })
+    }
+
+    /// Marks that another breaker has replaced this one.
+    pub(crate) const fn replaced(self, replaced: bool) -> Self {
+        Self(if replaced { self.0 | REPLACED } else { self.0 })
+    }
+
+    #[inline]
+    pub(crate) const fn is_replaced(self) -> bool {
+        self.0 & REPLACED != 0
     }
 
     /// Returns whether the circuit is closed and calls need not be timed.
