@@ -64,39 +64,6 @@ impl Setup {
     }
 }
 
-/// Returns the longest wait of a call by the settings of a builder: zero by default, and no bound but the deadline if
-/// only the number of waiters is given. Fails if the wait is above zero but no call may wait; the error names
-/// `pattern`.
-pub(crate) fn max_wait(
-    pattern: &'static str,
-    longest: Option<Duration>,
-    max_waiting: Option<usize>,
-) -> Result<Duration, ConfigError> {
-    match (longest, max_waiting) {
-        (Some(longest), Some(0)) if !longest.is_zero() => {
-            let problem = "is above zero, but `max_waiting` is 0, so no call waits";
-            Err(ConfigError::new(pattern, "max_wait", problem))
-        }
-        (Some(longest), _) => Ok(longest),
-        (None, Some(1..)) => Ok(Duration::MAX),
-        (None, _) => Ok(Duration::ZERO),
-    }
-}
-
-/// Returns the identifier of a process in a store, if none was given.
-pub(crate) fn random_instance() -> String {
-    format!("{:016x}", identifier()[0])
-}
-
-/// Returns whether both are clones of one `Arc`, or both are `None`.
-pub(crate) fn is_same_arc<T: ?Sized>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
-    match (one, other) {
-        (None, None) => true,
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-        _ => false,
-    }
-}
-
 impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Setup")
@@ -222,5 +189,38 @@ impl Base {
         }
         self.report(Event::rejected(&rejected), listener);
         Err(rejected)
+    }
+}
+
+/// Returns the longest wait of a call by the settings of a builder: zero by default, and no bound but the deadline if
+/// only the number of waiters is given. Fails if the wait is above zero but no call may wait; the error names
+/// `pattern`.
+pub(crate) fn max_wait(
+    pattern: &'static str,
+    longest: Option<Duration>,
+    max_waiting: Option<usize>,
+) -> Result<Duration, ConfigError> {
+    match (longest, max_waiting) {
+        (Some(longest), Some(0)) if !longest.is_zero() => {
+            let problem = "is above zero, but `max_waiting` is 0, so no call waits";
+            Err(ConfigError::new(pattern, "max_wait", problem))
+        }
+        (Some(longest), _) => Ok(longest),
+        (None, Some(1..)) => Ok(Duration::MAX),
+        (None, _) => Ok(Duration::ZERO),
+    }
+}
+
+/// Returns the identifier of a process in a store, if none was given.
+pub(crate) fn random_instance() -> String {
+    format!("{:016x}", identifier()[0])
+}
+
+/// Returns whether both are clones of one `Arc`, or both are `None`.
+pub(crate) fn is_same_arc<T: ?Sized>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
     }
 }

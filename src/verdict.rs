@@ -155,8 +155,7 @@ impl Verdict {
 
     /// Returns the verdict on an answer of a server that states when to try again and expects to be available by
     /// then, so the backoff starts over. Use it for a non-negative gRPC pushback (`grpc-retry-pushback-ms`); a negative
-    /// or
-    /// malformed one is a [`failure`](Self::failure).
+    /// or malformed one is a [`failure`](Self::failure).
     pub const fn pushback(after: Duration) -> Self {
         let mut verdict = Self::transient().after(after);
         verdict.bits |= Self::RESETS;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
@@ -13,6 +12,7 @@ use pin_project_lite::pin_project;
 use super::timeline::Timeline;
 use super::timers::Timers;
 use super::{Clock, Sleep};
+use crate::event::Panics;
 use crate::instant::Instant;
 use crate::sync::lock;
 
@@ -35,27 +35,18 @@ impl Monotonic {
     pub(super) fn of(clock: Arc<dyn Clock>) -> Arc<Self> {
         let address = address(&clock);
         let mut clocks = lock(&CLOCKS);
-        // If unused, dropped outside the lock, because it may hold the last reference to the clock.
-        let fresh;
-        let monotonic = match clocks.get(&address).and_then(Weak::upgrade) {
-            Some(known) => {
-                fresh = Some(clock);
-                known
-            }
-            None => {
-                fresh = None;
-                let new = Arc::new(Self {
-                    clock,
-                    timeline: Timeline::new(),
-                    sleeps: Mutex::new(Timers::new()),
-                });
-                clocks.insert(address, Arc::downgrade(&new));
-                new
-            }
-        };
-        drop(clocks);
-        drop(fresh);
-        monotonic
+        if let Some(known) = clocks.get(&address).and_then(Weak::upgrade) {
+            // Unlocked before `clock` is dropped, which may be the last reference to the user's clock.
+            drop(clocks);
+            return known;
+        }
+        let new = Arc::new(Self {
+            clock,
+            timeline: Timeline::new(),
+            sleeps: Mutex::new(Timers::new()),
+        });
+        clocks.insert(address, Arc::downgrade(&new));
+        new
     }
 
     /// Returns the address, which identifies the clock while this exists.
@@ -95,14 +86,11 @@ impl Monotonic {
     #[cold]
     fn wake_sleeps(&self) {
         let sleeps = lock(&self.sleeps).take_all();
-        let mut panic = Ok(());
+        let mut panics = Panics::default();
         for waker in sleeps {
-            // A panic in one waker must not keep the others from being woken.
-            panic = panic.and(catch_unwind(AssertUnwindSafe(|| waker.wake())));
+            panics.run(|| waker.wake());
         }
-        if let Err(panic) = panic {
-            resume_unwind(panic);
-        }
+        panics.resume();
     }
 }
 

@@ -266,11 +266,6 @@ impl<Op: Operation> Operation for Routed<Op> {
 
     forward_attempts!();
 
-    #[inline(always)]
-    fn is_repeatable(self) -> bool {
-        self.op.is_repeatable()
-    }
-
     fn discard(self, error: Error<Op::Error>) {
         self.op.discard(error);
     }

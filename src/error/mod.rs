@@ -9,9 +9,8 @@ mod rejected;
 mod timed_out;
 
 pub use self::config::ConfigError;
-pub(crate) use self::rejected::ReasonSuffix;
-pub(crate) use self::rejected::Rejection;
 pub use self::rejected::{Reason, Rejected};
+pub(crate) use self::rejected::{ReasonSuffix, Rejection};
 pub use self::timed_out::TimedOut;
 
 /// The error of a call through a policy or a stack of policies.

@@ -367,6 +367,26 @@ macro_rules! shared {
     };
 }
 
+/// Evaluates to the number of an event in the sequence of its handle; `None` for variants without one.
+macro_rules! sequence {
+    ($event:expr) => {
+        match $event {
+            Event::Rejected { sequence, .. }
+            | Event::WouldReject { sequence, .. }
+            | Event::Waited { sequence, .. }
+            | Event::LimitChanged { sequence, .. }
+            | Event::ProbeForced { sequence, .. }
+            | Event::CircuitChanged { sequence, .. }
+            | Event::CircuitWouldOpen { sequence, .. }
+            | Event::Endpoint { sequence, .. }
+            | Event::ChaosInjected { sequence, .. }
+            | Event::Store { sequence, .. }
+            | Event::Config { sequence, .. } => Some(sequence),
+            _ => None,
+        }
+    };
+}
+
 impl Event {
     /// Returns the name of the policy, for the label `policy` of metrics.
     pub const fn policy(&self) -> &'static str {
@@ -422,38 +442,16 @@ impl Event {
     ///
     /// Only events with an observer are numbered. See [Order](self#order).
     pub const fn sequence(&self) -> Option<u64> {
-        let sequence = match self {
-            Self::Rejected { sequence, .. }
-            | Self::WouldReject { sequence, .. }
-            | Self::Waited { sequence, .. }
-            | Self::LimitChanged { sequence, .. }
-            | Self::ProbeForced { sequence, .. }
-            | Self::CircuitChanged { sequence, .. }
-            | Self::CircuitWouldOpen { sequence, .. }
-            | Self::Endpoint { sequence, .. }
-            | Self::Store { sequence, .. }
-            | Self::Config { sequence, .. }
-            | Self::ChaosInjected { sequence, .. } => *sequence,
-            _ => 0,
-        };
-        if sequence == 0 { None } else { Some(sequence) }
+        match sequence!(self) {
+            None | Some(0) => None,
+            Some(number) => Some(*number),
+        }
     }
 
     /// Returns the event with this number, if events of its kind have one.
     pub(crate) const fn numbered(mut self, number: u64) -> Self {
-        match &mut self {
-            Self::Rejected { sequence, .. }
-            | Self::WouldReject { sequence, .. }
-            | Self::Waited { sequence, .. }
-            | Self::LimitChanged { sequence, .. }
-            | Self::ProbeForced { sequence, .. }
-            | Self::CircuitChanged { sequence, .. }
-            | Self::CircuitWouldOpen { sequence, .. }
-            | Self::Endpoint { sequence, .. }
-            | Self::Store { sequence, .. }
-            | Self::Config { sequence, .. }
-            | Self::ChaosInjected { sequence, .. } => *sequence = number,
-            _ => {}
+        if let Some(sequence) = sequence!(&mut self) {
+            *sequence = number;
         }
         self
     }

@@ -255,7 +255,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         let this = self.project();
         let (inner, observer) = (*this.inner, this.op.listener().observer());
         let mut cx = *this.cx;
-        cx.arrive(&inner.clock, now);
+        cx.set_now(&inner.clock, now);
         let allowed = match facts.may_launch(now) {
             Ok(()) if inner.delay_is_unknown(now) => Err(NotSent::TooFewCalls),
             Ok(()) => (this.begun.withdraw(class, &mut cx)).ok_or(NotSent::BudgetEmpty),

@@ -220,6 +220,7 @@ mod tests {
         }
     }
     const RETRY: LayerKind = LayerKind::Retry { max_attempts: 3 };
+    const BREAKER: LayerKind = LayerKind::CircuitBreaker;
 
     #[test]
     fn the_usual_order_has_no_mistakes() {
@@ -306,8 +307,6 @@ mod tests {
             assert!(text.ends_with(remedy), "{text}");
         }
     }
-
-    const BREAKER: LayerKind = LayerKind::CircuitBreaker;
 
     /// Returns the positions and the text of the only mistake.
     fn only(layers: &[LayerKind]) -> (usize, usize, String) {

@@ -30,7 +30,7 @@ pub struct Context {
     numbers: u64,
     /// The priority, the flags below, and from bit [`BUDGETS`](Self::BUDGETS) on the budgets that have counted the
     /// call.
-    traits: u64,
+    flags: u64,
     /// The endpoint that the attempt goes to; zero if none was picked.
     endpoint: u64,
 }
@@ -38,10 +38,8 @@ pub struct Context {
 impl Context {
     /// Set on a further copy of an attempt that still runs.
     const HEDGE: u64 = 1 << 16;
-    /// Set if the call must not be repeated once it may have been executed.
-    const ONCE: u64 = 1 << 17;
-    /// Set if the call cannot be repeated, whether it was executed or not.
-    const SPENT: u64 = 1 << 18;
+    const NOT_IDEMPOTENT: u64 = 1 << 17;
+    const NOT_REPEATABLE: u64 = 1 << 18;
     /// Set on a probe of a half-open circuit.
     const PROBE: u64 = 1 << 19;
     /// Shift of the numbers of the last three budgets that have counted the call.
@@ -55,7 +53,7 @@ impl Context {
             now: Instant::ORIGIN,
             deadline: Instant::FAR_FUTURE,
             numbers: 1 << 32 | 1,
-            traits: Priority::NORMAL.0 as u64,
+            flags: Priority::NORMAL.0 as u64,
             endpoint: 0,
         }
     }
@@ -74,13 +72,13 @@ impl Context {
     #[inline]
     pub fn refresh(&mut self, clock: &ClockHandle) -> Instant {
         let now = clock.now();
-        self.arrive(clock, now);
+        self.set_now(clock, now);
         now
     }
 
-    /// Records `now`, a reading of `clock`, as the current time.
+    /// Sets the current time to `now`, a reading of `clock`.
     #[inline]
-    pub(crate) fn arrive(&mut self, clock: &ClockHandle, now: Instant) {
+    pub(crate) fn set_now(&mut self, clock: &ClockHandle, now: Instant) {
         if self.clock == clock.id() {
             self.now = now;
         } else {
@@ -154,55 +152,55 @@ impl Context {
 
     /// Returns whether this is a further copy of an attempt that still runs.
     pub const fn is_hedge(&self) -> bool {
-        self.traits & Self::HEDGE != 0
+        self.flags & Self::HEDGE != 0
     }
 
     /// Returns the context with the hedge flag set or cleared.
     #[must_use]
     pub const fn with_hedge(self, hedge: bool) -> Self {
-        self.with_trait(Self::HEDGE, hedge)
+        self.with_flag(Self::HEDGE, hedge)
     }
 
     /// Returns whether the operation may be repeated although it may have been executed. The default is
     /// `true`.
     pub const fn is_idempotent(&self) -> bool {
-        self.traits & Self::ONCE == 0
+        self.flags & Self::NOT_IDEMPOTENT == 0
     }
 
     /// Returns the context with the idempotent flag set or cleared.
     #[must_use]
     pub const fn with_idempotent(self, idempotent: bool) -> Self {
-        self.with_trait(Self::ONCE, !idempotent)
+        self.with_flag(Self::NOT_IDEMPOTENT, !idempotent)
     }
 
     /// Returns whether the operation can be run again at all. `false` for one that consumes what it sends, such as a
     /// streamed request body. Then no policy makes a second attempt.
     pub const fn is_repeatable(&self) -> bool {
-        self.traits & Self::SPENT == 0
+        self.flags & Self::NOT_REPEATABLE == 0
     }
 
     /// Returns the context with the repeatable flag set or cleared.
     #[must_use]
     pub const fn with_repeatable(self, repeatable: bool) -> Self {
-        self.with_trait(Self::SPENT, !repeatable)
+        self.with_flag(Self::NOT_REPEATABLE, !repeatable)
     }
 
     /// Returns whether the call is a probe of an outer half-open circuit, whose result shows whether the dependency
     /// has recovered. A probe is not hedged.
     pub const fn is_probe(&self) -> bool {
-        self.traits & Self::PROBE != 0
+        self.flags & Self::PROBE != 0
     }
 
     /// Returns the context with the probe flag set or cleared.
     #[must_use]
     #[inline]
     pub const fn with_probe(self, probe: bool) -> Self {
-        self.with_trait(Self::PROBE, probe)
+        self.with_flag(Self::PROBE, probe)
     }
 
     /// Returns whether the retry budget of this number has counted the call, among the last three that have.
     pub(crate) const fn is_counted_by(&self, budget: BudgetNumber) -> bool {
-        let mut counted = self.traits >> Self::BUDGETS;
+        let mut counted = self.flags >> Self::BUDGETS;
         while counted != 0 {
             if counted & BudgetNumber::MAX == budget.get() {
                 return true;
@@ -215,21 +213,21 @@ impl Context {
     /// Returns the context of a call that the budget of this number has counted too.
     #[must_use]
     pub(crate) const fn counted_by(mut self, budget: BudgetNumber) -> Self {
-        let others = self.traits & ((1 << Self::BUDGETS) - 1);
-        let counted = self.traits >> Self::BUDGETS << BudgetNumber::BITS | budget.get();
-        self.traits = others | counted << Self::BUDGETS;
+        let others = self.flags & ((1 << Self::BUDGETS) - 1);
+        let counted = self.flags >> Self::BUDGETS << BudgetNumber::BITS | budget.get();
+        self.flags = others | counted << Self::BUDGETS;
         self
     }
 
     /// Returns the priority of the call for load shedders and priority queues.
     pub const fn priority(&self) -> Priority {
-        Priority(self.traits as u16)
+        Priority(self.flags as u16)
     }
 
     /// Returns the context with another priority.
     #[must_use]
     pub const fn with_priority(mut self, priority: Priority) -> Self {
-        self.traits = self.traits & !(u16::MAX as u64) | priority.0 as u64;
+        self.flags = self.flags & !(u16::MAX as u64) | priority.0 as u64;
         self
     }
 
@@ -261,7 +259,7 @@ impl Context {
     #[inline(always)]
     pub(crate) fn save(mut self, clock: &ClockHandle) -> SavedContext {
         if self.clock == ClockId::NONE {
-            self.traits |= SavedContext::UNREAD;
+            self.flags |= SavedContext::UNREAD;
         } else {
             self.now(clock);
         }
@@ -269,16 +267,16 @@ impl Context {
             start: self.start,
             deadline: self.deadline,
             numbers: self.numbers,
-            traits: self.traits,
+            flags: self.flags,
             endpoint: self.endpoint,
         }
     }
 
-    const fn with_trait(mut self, which: u64, on: bool) -> Self {
-        self.traits = if on {
-            self.traits | which
+    const fn with_flag(mut self, flag: u64, on: bool) -> Self {
+        self.flags = if on {
+            self.flags | flag
         } else {
-            self.traits & !which
+            self.flags & !flag
         };
         self
     }
@@ -306,7 +304,7 @@ pub struct SavedContext {
     start: Instant,
     deadline: Instant,
     numbers: u64,
-    traits: u64,
+    flags: u64,
     endpoint: u64,
 }
 
@@ -320,17 +318,17 @@ impl SavedContext {
 
     /// Restores the context. `now` is a reading of `clock`, on which the context was saved.
     pub(crate) fn restore(self, clock: &ClockHandle, now: Instant) -> Context {
-        let is_unread = self.traits & Self::UNREAD != 0;
+        let is_unread = self.flags & Self::UNREAD != 0;
         let mut cx = Context {
             clock: if is_unread { ClockId::NONE } else { clock.id() },
             start: self.start,
             now,
             deadline: self.deadline,
             numbers: self.numbers,
-            traits: self.traits & !Self::UNREAD,
+            flags: self.flags & !Self::UNREAD,
             endpoint: self.endpoint,
         };
-        cx.arrive(clock, now);
+        cx.set_now(clock, now);
         cx
     }
 }

@@ -72,11 +72,17 @@ pub trait Operation: Copy {
     }
 }
 
-/// Defines the methods of an [`Operation`] that count attempts and keep tried endpoints. They forward to a field: the
-/// inner operation, or its [`Attempts`].
+/// Defines the methods of an [`Operation`] that count attempts and keep tried endpoints. They forward to the field
+/// given, an [`Attempts`]. Without one they forward to the inner operation `op`, and [`Operation::is_repeatable`] does
+/// too.
 macro_rules! forward_attempts {
     () => {
         $crate::policy::operation::forward_attempts!(op);
+
+        #[inline(always)]
+        fn is_repeatable(self) -> bool {
+            self.op.is_repeatable()
+        }
     };
     ($($field:tt).+) => {
         #[inline(always)]

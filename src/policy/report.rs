@@ -138,11 +138,6 @@ impl<Op: Operation> Operation for Reported<'_, Op> {
 
     forward_attempts!();
 
-    #[inline(always)]
-    fn is_repeatable(self) -> bool {
-        self.op.is_repeatable()
-    }
-
     fn discard(self, error: Error<Op::Error>) {
         self.notes.keep(error);
     }

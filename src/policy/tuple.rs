@@ -42,11 +42,6 @@ impl<P: Run<Op>, Op: Operation> Operation for Under<P, Op> {
 
     forward_attempts!();
 
-    #[inline(always)]
-    fn is_repeatable(self) -> bool {
-        self.op.is_repeatable()
-    }
-
     fn discard(self, error: Error<Op::Error>) {
         self.op.discard(error);
     }

@@ -268,7 +268,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
 
     fn after_failure(&mut self, mut outcome: OutcomeOf<Op>) -> Decision<Op> {
         let now = outcome.finished(&self.inner.clock);
-        self.cx.arrive(&self.inner.clock, now);
+        self.cx.set_now(&self.inner.clock, now);
         self.end_extra(&outcome);
         let error = outcome.result.as_ref().err();
         let rejection = error.filter(|error| error.is_rejected());

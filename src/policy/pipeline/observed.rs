@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::event::{Ending, Event, Observer, Panics};
 use crate::instant::Instant;
 use crate::policy::operation::{OwnAttempts, forward_attempts};
-use crate::policy::{Context, Operation, Outcome, Run};
+use crate::policy::{Context, OnUnwind, Operation, Outcome, Run};
 
 /// The observer of a pipeline. Adds the pipeline's name to events.
 #[derive(Clone)]
@@ -123,12 +123,12 @@ where
             observer,
         };
         let mut attempts = OwnAttempts::new(op.started());
-        let starting = Starting {
-            start: &start,
-            attempts,
-        };
+        let mark = OnUnwind::new(|| {
+            attempts.pause(op.started());
+            start.report(Ending::Panicked, &attempts, None);
+        });
         let run = stack.run(Observed { op, observer }, cx);
-        std::mem::forget(starting);
+        mark.disarm();
         attempts.pause(op.started());
         Self::Observed {
             run,
@@ -164,20 +164,6 @@ impl<Op: Operation> CallStart<'_, Op> {
             );
         });
         panics.resume();
-    }
-}
-
-/// Reports a panic of the layers that start a call. Forgotten once they have returned.
-struct Starting<'c, 'a, Op: Operation> {
-    start: &'c CallStart<'a, Op>,
-    attempts: OwnAttempts,
-}
-
-impl<Op: Operation> Drop for Starting<'_, '_, Op> {
-    #[cold]
-    fn drop(&mut self) {
-        self.attempts.pause(self.start.op.started());
-        self.start.report(Ending::Panicked, &self.attempts, None);
     }
 }
 
@@ -277,11 +263,6 @@ impl<'o, Op: Operation> Operation for Observed<'o, Op> {
     }
 
     forward_attempts!();
-
-    #[inline(always)]
-    fn is_repeatable(self) -> bool {
-        self.op.is_repeatable()
-    }
 
     fn discard(self, error: Error<Op::Error>) {
         self.op.discard(error);
