@@ -4,6 +4,7 @@
 //!
 //! Protects the waiters of a queue. A standing queue delays every call by the same time without serving more of them.
 //! CoDel distinguishes a standing queue from a burst that drains, and selects the waiters to drop.
+//!
 //! ```text
 //!  delay  │      ╭╮  burst: the smallest delay of the interval is low
 //!         │     ╭╯╰╮          ╭──────── standing queue: never below the target

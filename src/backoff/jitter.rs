@@ -48,7 +48,7 @@ pub(super) fn around(delay: Duration, fraction: f64, unit: f64) -> f64 {
 
 /// Returns nanoseconds from `initial` to three times the `last` delay, which is zero at first.
 pub(super) fn decorrelated(initial: f64, last: f64, unit: f64) -> f64 {
-    let top = (last.max(initial) * 3.0).max(initial);
+    let top = last.max(initial) * 3.0;
     initial + (top - initial) * unit
 }
 

@@ -82,13 +82,11 @@ impl Backoff {
         }
     }
 
-    /// Returns a shape that grows from `initial`, and so needs a cap.
-    const fn growing(shape: Shape, initial: Duration) -> Self {
-        const MAX: Duration = Duration::from_secs(20);
-
-        let mut backoff = Self::of(shape, initial);
+    /// Returns a backoff whose shape grows, and so needs a cap.
+    const fn growing(shape: Shape) -> Self {
+        let mut backoff = Self::of(shape, Duration::MAX);
         backoff.is_max_preset = true;
-        backoff.or_max(MAX)
+        backoff.or_max(Duration::from_secs(20))
     }
 
     /// Replaces the preset cap: with this one, or with the first delay if that is longer.
@@ -113,21 +111,18 @@ impl Backoff {
 
     /// Returns a backoff that starts at `initial` and adds `step` each time.
     pub const fn linear(initial: Duration, step: Duration) -> Self {
-        Self::growing(Shape::Linear { initial, step }, initial)
+        Self::growing(Shape::Linear { initial, step })
     }
 
     /// Returns a backoff that starts at `initial` and doubles, or grows by [`factor`](Self::factor).
     pub const fn exponential(initial: Duration) -> Self {
-        let shape = Shape::Exponential {
-            initial,
-            factor: 2.0,
-        };
-        Self::growing(shape, initial)
+        let factor = 2.0;
+        Self::growing(Shape::Exponential { initial, factor })
     }
 
     /// Returns a backoff of `initial` times 1, 1, 2, 3, 5, 8, and so on: gentler than doubling.
     pub const fn fibonacci(initial: Duration) -> Self {
-        Self::growing(Shape::Fibonacci { initial }, initial)
+        Self::growing(Shape::Fibonacci { initial })
     }
 
     /// Returns a backoff that calls `delay(n)` before retry number `n`, from 1.

@@ -9,7 +9,7 @@ use std::task::{Context as TaskContext, Waker};
 use super::snapshot::Snapshot;
 use super::state::{Flights, Left, Place, Standing, Terms};
 use crate::clock::ClockHandle;
-use crate::error::Error;
+use crate::error::{Error, Reason};
 use crate::event::Panics;
 use crate::policy::Outcome;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock_checked};
@@ -187,11 +187,11 @@ impl<K, T: Clone, E: Clone> Leader<'_, K, T, E> {
             self.flight = None;
             return;
         }
-        if is_own(outcome) {
+        if is_by_own_deadline(outcome) {
             // Ends without a result, so that a waiter with a later deadline executes the operation.
             return;
         }
-        if outcome.result.as_ref().is_err_and(Error::is_rejected) {
+        if outcome.is_rejected() {
             // Waiters on equal terms share the rejection. If each of them tried, they would wait for one another.
             let left = lock_checked(shard).pass_to_better(*place, self.terms);
             if let Some(left) = left {
@@ -215,11 +215,10 @@ impl<K, T: Clone, E: Clone> Leader<'_, K, T, E> {
 }
 
 /// Returns whether a result is due to the leader's own deadline.
-fn is_own<T, E>(outcome: &Outcome<T, E>) -> bool {
-    use crate::error::Reason::DeadlineTooClose;
+fn is_by_own_deadline<T, E>(outcome: &Outcome<T, E>) -> bool {
     match &outcome.result {
         Err(Error::TimedOut(timed_out)) => timed_out.is_by_deadline(),
-        Err(error) => error.reason() == Some(DeadlineTooClose),
+        Err(error) => error.reason() == Some(Reason::DeadlineTooClose),
         Ok(_) => false,
     }
 }

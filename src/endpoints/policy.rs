@@ -219,7 +219,7 @@ impl<N> guarded::Permit for Flight<'_, N> {
         observer: Option<&dyn Observer>,
     ) -> Outcome<T, E> {
         // A rejection by a layer inside, which never reached the node, is not a throttled answer.
-        let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
+        let is_rejected = outcome.is_rejected();
         outcome.shown_to(|verdict, mut finished| {
             let verdict = match is_rejected {
                 true => Verdict::ignore().not_executed(),

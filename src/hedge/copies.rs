@@ -4,11 +4,8 @@ use std::pin::Pin;
 
 use super::inner::{Extras, InFlight};
 use super::state::decision;
-use crate::error::Error;
 use crate::instant::Instant;
-use crate::policy::{Operation, Outcome};
-
-pub(super) type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
+use crate::policy::{Operation, Outcome, OutcomeOf};
 
 /// The further copies of a call.
 pub(super) struct Copies<'a, Op: Operation> {
@@ -61,10 +58,6 @@ pub(super) fn launched<Op: Operation>(copies: &Option<Box<Copies<'_, Op>>>) -> u
     copies.as_ref().map_or(0, |copies| copies.launched)
 }
 
-pub(super) fn is_rejected<T, E>(outcome: &Outcome<T, E>) -> bool {
-    outcome.result.as_ref().is_err_and(Error::is_rejected)
-}
-
 /// Returns the later of two outcomes, unless it is a rejection and the earlier one is not. The verdict obeys what the
 /// servers of both copies asked for.
 pub(super) fn better<Op: Operation>(
@@ -76,13 +69,13 @@ pub(super) fn better<Op: Operation>(
     // A new outcome, because the cached end time of the old one is out of date by the time it is returned.
     let mut outcome = Outcome::new(outcome.result, outcome.verdict);
     match kept {
-        Some(kept) if is_rejected(&outcome) && !is_rejected(&kept.outcome) => {
+        Some(kept) if outcome.is_rejected() && !kept.outcome.is_rejected() => {
             discard(outcome, op);
             kept
         }
         kept => {
             if let Some(kept) = kept {
-                if !is_rejected(&kept.outcome) {
+                if !kept.outcome.is_rejected() {
                     let waited = now.saturating_duration_since(kept.at);
                     outcome.verdict =
                         decision::verdict_of_both(kept.outcome.verdict, waited, outcome.verdict);

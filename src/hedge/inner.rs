@@ -172,7 +172,7 @@ impl Inner {
                 latencies.record(now, took, false);
             }
         }
-        begun.ended(true, outcome.verdict.health());
+        begun.answered(true, outcome.verdict.health());
         outcome
     }
 
@@ -298,9 +298,9 @@ impl<'a> Begun<'a> {
         self.budget.is_some()
     }
 
-    /// Records a good answer.
+    /// Records the answer of the call: a success if it is a value from a healthy dependency.
     #[inline]
-    pub(super) fn ended(&mut self, is_value: bool, health: Health) {
+    pub(super) fn answered(&mut self, is_value: bool, health: Health) {
         if let Some(budget) = &mut self.budget {
             if is_value && health == Health::Healthy {
                 budget.success();

@@ -8,14 +8,14 @@ use std::task::{Context as TaskContext, Poll};
 use pin_project_lite::pin_project;
 
 use super::Hedge;
-use super::copies::{Copies, Kept, OtherCopy, OutcomeOf, better, is_rejected, launched};
+use super::copies::{Copies, Kept, OtherCopy, better, launched};
 use super::inner::{Begun, Inner};
 use super::state::decision::{self, CopyEffect, LaunchFacts};
 use crate::clock::{self, ClockHandle, Sleep};
 use crate::error::Error;
 use crate::event::{HedgeCause, HedgeEvent, Listener, NotSent, Panics};
 use crate::instant::Instant;
-use crate::policy::{Context, Describe, LayerKind, Operation, Policy, Run};
+use crate::policy::{Context, Describe, LayerKind, Operation, OutcomeOf, Policy, Run};
 use crate::sync::Ordering;
 use crate::verdict::{ErrorClass, Health};
 
@@ -152,10 +152,10 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         if self.stage == Stage::Fresh {
             self.as_mut().begin_to_wait();
         }
-        let mut place = 0;
+        let mut index = 0;
         loop {
-            while let Some(outcome) = self.as_mut().poll_copy(&mut place, task) {
-                if let Some(outcome) = self.as_mut().after_copy(CopyIndex::Other(place), outcome) {
+            while let Some(outcome) = self.as_mut().poll_copy(&mut index, task) {
+                if let Some(outcome) = self.as_mut().after_copy(CopyIndex::Other(index), outcome) {
                     return Poll::Ready(outcome);
                 }
             }
@@ -167,20 +167,20 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         }
     }
 
-    /// Polls the copies from `place` on until one is ready, and leaves `place` at that one.
+    /// Polls the copies from `index` on until one is ready, and leaves `index` at that one.
     fn poll_copy(
         self: Pin<&mut Self>,
-        place: &mut usize,
+        index: &mut usize,
         task: &mut TaskContext<'_>,
     ) -> Option<OutcomeOf<Op>> {
         let copies = self.project().copies.as_mut()?;
-        while let Some(copy) = copies.in_flight.get_mut(*place) {
+        while let Some(copy) = copies.in_flight.get_mut(*index) {
             if let Some(attempt) = &mut copy.attempt {
                 if let Poll::Ready(outcome) = attempt.as_mut().poll(task) {
                     return Some(outcome);
                 }
             }
-            *place += 1;
+            *index += 1;
         }
         None
     }
@@ -315,7 +315,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         mut outcome: OutcomeOf<Op>,
     ) -> Option<OutcomeOf<Op>> {
         let effect = decision::effect_of(&outcome.result, &outcome.verdict);
-        let executed = !is_rejected(&outcome);
+        let executed = !outcome.is_rejected();
         let (number, started) = self.as_mut().end_copy(which, executed);
         let inner = self.inner;
         let now = outcome.finished(&inner.clock);
@@ -358,8 +358,8 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
     /// Drops a copy that has ended. Returns its number and its start.
     fn end_copy(self: Pin<&mut Self>, which: CopyIndex, executed: bool) -> (u32, Instant) {
         let mut this = self.project();
-        if let (CopyIndex::Other(place), Some(copies)) = (which, this.copies) {
-            let mut copy = copies.in_flight.remove(place);
+        if let (CopyIndex::Other(index), Some(copies)) = (which, this.copies) {
+            let mut copy = copies.in_flight.remove(index);
             copy.attempt = None;
             match executed {
                 true => copies.paid = copies.paid.max(Some((copy.number, copy.extras.price()))),
@@ -409,7 +409,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
             }
         }
         this.begun
-            .ended(outcome.result.is_ok(), outcome.verdict.health());
+            .answered(outcome.result.is_ok(), outcome.verdict.health());
         let Some(copies) = copies else {
             return outcome.handed_on();
         };
@@ -440,7 +440,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         self.as_mut().drop_copies();
         let this = self.project();
         let (inner, copies) = (*this.inner, this.copies.take());
-        let is_rejected = is_rejected(&outcome);
+        let is_rejected = outcome.is_rejected();
         if !is_rejected {
             this.begun.failed();
         }

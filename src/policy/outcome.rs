@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::operation::Operation;
 use crate::clock::{ClockHandle, ClockId};
 use crate::error::{Error, Rejected, TimedOut};
 use crate::instant::Instant;
@@ -18,6 +19,9 @@ pub struct Outcome<T, E> {
     pub verdict: Verdict,
     finished: Finished,
 }
+
+/// The outcome of an operation.
+pub(crate) type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
 
 /// When the attempt ended, if a layer has read the clock since.
 #[derive(Clone, Copy)]
@@ -100,6 +104,12 @@ impl<T, E> Outcome<T, E> {
     pub const fn timed_out(timed_out: TimedOut) -> Self {
         let verdict = Verdict::of_timed_out(&timed_out);
         Self::new(Err(Error::TimedOut(timed_out)), verdict)
+    }
+
+    /// Returns whether a layer rejected the attempt, so that it was not executed.
+    #[inline(always)]
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.result.as_ref().is_err_and(Error::is_rejected)
     }
 
     /// Returns when the attempt ended, on `clock`, which is read at most once for all layers on it.

@@ -16,11 +16,9 @@ use crate::clock::{ClockHandle, Sleep};
 use crate::error::{Error, Reason};
 use crate::event::{Event, Listener, Observer, StopReason};
 use crate::instant::Instant;
-use crate::policy::{Context, Operation, Outcome, SavedContext};
+use crate::policy::{Context, Operation, Outcome, OutcomeOf, SavedContext};
 use crate::retry_budget::{BudgetedCall, Extra};
 use crate::verdict::{ErrorClass, Health, Verdict};
-
-pub(super) type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
 
 /// State of a call between attempts.
 pub enum Memory<'a, Op: Operation, H: Hook<Op>> {
@@ -302,8 +300,9 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
 
     /// Ends the retry that had this outcome in the budget. One that an inner layer rejected costs nothing.
     fn end_extra(&mut self, outcome: &OutcomeOf<Op>) {
-        let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
-        if let (Some(extra), Some(call), true) = (self.extra.take(), &mut self.call, is_rejected) {
+        if let (Some(extra), Some(call), true) =
+            (self.extra.take(), &mut self.call, outcome.is_rejected())
+        {
             call.give_back(extra);
         }
     }
@@ -337,8 +336,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
 
     /// Returns the outcome of a call whose last attempt had `outcome`: that of the last executed attempt.
     fn outcome_of_call(&mut self, mut outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
-        let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
-        if !is_rejected || self.inner.return_rejection {
+        if !outcome.is_rejected() || self.inner.return_rejection {
             return outcome;
         }
         let Some(mut last) = self.last.take() else {
@@ -354,8 +352,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
     /// Returns the outcome of the call to the outer layers. If it is a failure that one of them records, returns what
     /// the failure cost in the budget.
     fn hand_over(&mut self, outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
-        let is_rejected = outcome.result.as_ref().is_err_and(Error::is_rejected);
-        if let (Some(call), false) = (&mut self.call, is_rejected) {
+        if let (Some(call), false) = (&mut self.call, outcome.is_rejected()) {
             call.leave_to_outer(std::mem::take(&mut self.failure_cost));
         }
         outcome
@@ -363,7 +360,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
 
     /// Keeps the outcome of an attempt that was executed.
     fn keep(&mut self, outcome: OutcomeOf<Op>) {
-        if outcome.result.as_ref().is_err_and(Error::is_rejected) {
+        if outcome.is_rejected() {
             self.discard(outcome);
         } else {
             self.forget_last();

@@ -7,13 +7,13 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
-use super::attempts::{Again, Memory, Next, OutcomeOf};
+use super::attempts::{Again, Memory, Next};
 use super::hook::{Hook, Hooked};
 use super::state::Retrying;
 use super::{Inner, Notify, Retry};
 use crate::clock::ClockHandle;
 use crate::error::Error;
-use crate::policy::{Context, Describe, LayerKind, Operation, Policy, Run};
+use crate::policy::{Context, Describe, LayerKind, Operation, OutcomeOf, Policy, Run};
 
 impl Policy for Retry {}
 
@@ -162,7 +162,7 @@ impl<Op: Operation, H: Hook<Op>> Future for RetryFuture<'_, Op, H> {
     }
 }
 
-impl<Op: Operation, H: Hook<Op>> RetryFuture<'_, Op, H> {
+impl<'a, Op: Operation, H: Hook<Op>> RetryFuture<'a, Op, H> {
     /// Decides what follows an attempt. Returns the outcome of the call if no other attempt follows.
     ///
     /// Takes the outcome by value: a reference to it would force good outcomes out of the registers too.
@@ -183,9 +183,7 @@ impl<Op: Operation, H: Hook<Op>> RetryFuture<'_, Op, H> {
             }
         }
     }
-}
 
-impl<'a, Op: Operation, H: Hook<Op>> RetryFuture<'a, Op, H> {
     /// Starts the next attempt. Out of line, because otherwise each outer layer would contain the code of an attempt
     /// twice.
     #[cold]

@@ -49,12 +49,14 @@ const fn error(setting: &'static str, problem: &'static str) -> ConfigError {
 }
 
 fn budget(name: &'static str, kind: Kind, clock: Option<ClockHandle>) -> RetryBudget {
-    RetryBudget::of(Arc::new(Inner {
-        name,
-        number: Number::take(),
-        kind,
-        clock,
-    }))
+    RetryBudget {
+        inner: Arc::new(Inner {
+            name,
+            number: Number::take(),
+            kind,
+            clock,
+        }),
+    }
 }
 
 /// Builds a budget that is a share of recent calls.
@@ -108,13 +110,9 @@ impl PercentageBudgetBuilder {
         self
     }
 
-    /// Sets the clock of the window.
-    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.clock = Some(clock.into());
-        self
-    }
-
     setters! {
+        /// Sets the clock of the window.
+        clock;
         /// Sets the name in snapshots.
         name;
     }
@@ -222,13 +220,9 @@ impl TokenBudgetBuilder {
         self
     }
 
-    /// Sets the clock of the refill.
-    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.clock = Some(clock.into());
-        self
-    }
-
     setters! {
+        /// Sets the clock of the refill.
+        clock;
         /// Sets the name in snapshots.
         name;
     }

@@ -47,8 +47,7 @@
 //! that is cancelled while it waits for its turn costs nothing either.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
@@ -130,10 +129,6 @@ impl fmt::Debug for RetryBudget {
 }
 
 impl RetryBudget {
-    const fn of(inner: Arc<Inner>) -> Self {
-        Self { inner }
-    }
-
     /// Returns the name in snapshots.
     pub fn name(&self) -> &'static str {
         self.inner.name
@@ -339,6 +334,12 @@ impl<'a> BudgetedCall<'a> {
         self.last_price & Self::NESTED != 0
     }
 
+    /// Sets the price of the last retry. Returns the price of the one before.
+    const fn replace_last_price(&mut self, price: u64) -> u64 {
+        let nested = self.last_price & Self::NESTED;
+        std::mem::replace(&mut self.last_price, nested | price) & !Self::NESTED
+    }
+
     /// Records that an attempt failed in a way that is worth a retry, or would be if the server did not forbid it.
     pub fn failure(&mut self) {
         self.record_failure();
@@ -377,9 +378,7 @@ impl<'a> BudgetedCall<'a> {
 
     fn reserve_at(&mut self, class: ErrorClass, now: Instant) -> Option<Extra<'a>> {
         let withdrawn = self.budget.withdraw(class, now)?;
-        let nested = self.last_price & Self::NESTED;
-        let price_before = self.last_price & !Self::NESTED;
-        self.last_price = nested | withdrawn.price;
+        let price_before = self.replace_last_price(withdrawn.price);
         Some(Extra {
             budget: self.budget,
             withdrawn,
@@ -391,8 +390,7 @@ impl<'a> BudgetedCall<'a> {
     /// Returns the withdrawal of an attempt that began, and that an inner layer rejected: it did not reach the
     /// dependency, which the budget protects.
     pub(crate) fn give_back(&mut self, mut extra: Extra<'a>) {
-        let nested = self.last_price & Self::NESTED;
-        self.last_price = nested | extra.price_before;
+        self.replace_last_price(extra.price_before);
         extra.begun = false;
     }
 
@@ -400,18 +398,16 @@ impl<'a> BudgetedCall<'a> {
     /// that is not returned.
     pub(crate) fn give_back_one(&mut self, extra: Extra<'a>, last: Option<u64>) {
         self.give_back(extra);
-        let nested = self.last_price & Self::NESTED;
-        self.last_price = nested | last.unwrap_or(Self::NOTHING);
+        self.replace_last_price(last.unwrap_or(Self::NOTHING));
     }
 
     /// Records that the call succeeded. Refunds the price of its last retry.
     pub fn success(&mut self) {
-        let nested = self.last_price & Self::NESTED;
-        let paid = std::mem::replace(&mut self.last_price, nested | Self::NOTHING) & !Self::NESTED;
+        let paid = self.replace_last_price(Self::NOTHING);
         match &self.budget.inner.kind {
             Kind::Tokens { bucket, .. } if paid != Self::NOTHING => bucket.add(paid),
             // The outer layer records the success of the call.
-            _ if nested != 0 => {}
+            _ if self.is_nested() => {}
             Kind::Tokens { bucket, prices } => bucket.add(prices.reward),
             Kind::Grpc { bucket, ratio } => bucket.add(*ratio),
             Kind::Percentage { .. } | Kind::InFlight(_) => {}

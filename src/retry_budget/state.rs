@@ -258,10 +258,10 @@ impl Tokens {
     /// towards the next.
     fn earned(&self, at: u64, now: Instant) -> (u64, u64) {
         const SECOND: u128 = 1_000_000_000;
-        let Some(refill) = std::num::NonZeroU64::new(self.refill) else {
+        if self.refill == 0 {
             return (0, at);
-        };
-        let refill = u128::from(refill.get());
+        }
+        let refill = u128::from(self.refill);
         let elapsed = u128::from(now.as_nanos().saturating_sub(at));
         let earned = elapsed * refill / SECOND;
         let took = (earned * SECOND).div_ceil(refill);

@@ -96,9 +96,7 @@ impl Limit {
             nanos: nanos(limit),
         }
     }
-}
 
-impl Limit {
     fn per_call(limit: impl Fn(&Context) -> Duration + Send + Sync + 'static) -> Self {
         Self::PerCall(Arc::new(move |cx: &Context| {
             blocking::outside(|| limit(cx))

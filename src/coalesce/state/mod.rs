@@ -59,12 +59,12 @@ pub(super) enum Standing<W> {
     Landed(W),
 }
 
-/// Work left to the caller after a call has left a flight.
+/// Work for the caller, outside the lock, after a call has left a flight.
 #[derive(Debug)]
 pub(super) struct Left<S, W> {
-    /// The waiter that takes over, for the caller to wake.
+    /// The waiter to wake, which takes over.
     pub(super) wake: Option<W>,
-    /// Values for the caller to drop outside the lock.
+    /// Values to drop.
     pub(super) dropped: (Option<W>, Option<Arc<S>>),
     /// Whether a waiter was newly promoted.
     pub(super) promoted: bool,

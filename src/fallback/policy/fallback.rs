@@ -11,7 +11,9 @@ use crate::error::Error;
 use crate::event::{Ending, Event, Listener};
 use crate::fallback::Fallback;
 use crate::fallback::source::{Replacement, Source};
-use crate::policy::{AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, Policy, Run};
+use crate::policy::{
+    AtMostOnce, Context, Describe, LayerKind, Operation, Outcome, OutcomeOf, Policy, Run,
+};
 use crate::sync::Ordering;
 use crate::verdict::{Health, Verdict};
 
@@ -37,8 +39,6 @@ impl<'a, S: Source<Op>, Op: Operation> Run<Op> for &'a Fallback<S> {
         }
     }
 }
-
-type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
 
 pin_project! {
     /// A run of a [`Fallback`].
