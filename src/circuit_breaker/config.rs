@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::CircuitBreaker;
 use super::inner::Inner;
-use super::settings::{Break, Settings, Terms};
+use super::settings::{Break, BreakFn, Settings, Terms};
 use super::snapshot::Snapshot;
 use super::state::{HalfOpen, HalfOpenRules, HalfOpenTimeout, Rules, Trip, TripKind};
 use crate::backoff::Backoff;
@@ -44,8 +44,6 @@ pub struct CircuitBreakerBuilder {
     restore: Option<Snapshot>,
     setup: Setup,
 }
-
-type BreakFn = Arc<dyn Fn(u32, f64) -> Duration + Send + Sync>;
 
 impl CircuitBreaker {
     /// Returns a builder with the default settings.
@@ -288,21 +286,26 @@ impl CircuitBreakerBuilder {
     /// Returns whether a breaker with the settings of `other` can take over these by
     /// [`CircuitBreaker::set_terms`]. Both are valid.
     pub(crate) fn is_same_but_for_terms(&self, other: &Self) -> bool {
-        let rules = |builder: &Self| {
-            let mut trips = builder.trips.clone();
-            if trips.is_empty() {
-                trips.push(Self::default_trip());
-            }
-            let (slow, durations) = (builder.slow_call, builder.measure_durations);
-            Rules::new(trips, slow, durations, builder.failures_only)
-        };
         self.seed == other.seed
             && self.setup.is_same(&other.setup)
-            && rules(self).fit_windows_of(&rules(other))
+            && self.rules().fit_windows_of(&other.rules())
     }
 
-    fn default_trip() -> Trip {
-        Trip::failure_rate(0.5).within(Duration::from_secs(30))
+    /// Returns the rules that open the circuit: those given, or the default one.
+    fn trips(&self) -> Vec<Trip> {
+        match &self.trips[..] {
+            [] => vec![Trip::failure_rate(0.5).within(Duration::from_secs(30))],
+            trips => trips.to_vec(),
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules::new(
+            self.trips(),
+            self.slow_call,
+            self.measure_durations,
+            self.failures_only,
+        )
     }
 
     /// Builds the breaker.
@@ -324,10 +327,7 @@ impl CircuitBreakerBuilder {
     fn terms(&self) -> Result<Terms, ConfigError> {
         let error = |setting, problem| ConfigError::new(NAME, setting, problem);
         let fail = |setting, problem| Err(error(setting, problem));
-        let mut trips = self.trips.clone();
-        if trips.is_empty() {
-            trips.push(Self::default_trip());
-        }
+        let trips = self.trips();
         if trips.len() > Self::MAX_TRIPS {
             return fail("trip_on", "takes at most 32 rules");
         }
@@ -362,6 +362,7 @@ impl CircuitBreakerBuilder {
                 return fail(setting, "must be above zero");
             }
         }
+        let probes = self.half_open.rules();
         let half_open = HalfOpenRules {
             early: self.decide_early,
             permitted: self.permitted_calls,
@@ -373,20 +374,11 @@ impl CircuitBreakerBuilder {
                 TripKind::SlowRate(rate) => Some(rate),
                 _ => None,
             }),
-            ..self
-                .half_open
-                .rules()
-                .map_err(|problem| error("half_open", problem))?
+            ..probes.map_err(|problem| error("half_open", problem))?
         };
         if self.permitted_calls == Some(0) {
             return fail("permitted_calls", "must be at least 1");
         }
-        let rules = Rules::new(
-            trips,
-            self.slow_call,
-            self.measure_durations,
-            self.failures_only,
-        );
         let settings = Settings {
             half_open,
             max_hint: self.max_hint,
@@ -394,7 +386,7 @@ impl CircuitBreakerBuilder {
             cancelled_as: self.cancelled_as,
             panicked_as: self.panicked_as,
         };
-        Ok(Terms::new(settings, break_for, rules))
+        Ok(Terms::new(settings, break_for, self.rules()))
     }
 }
 

@@ -300,9 +300,7 @@ impl Inner {
         observer: Option<&dyn Observer>,
     ) -> Panics {
         let mut panics = Panics::default();
-        for waker in notifications.wakers {
-            panics.run(|| waker.wake());
-        }
+        panics.wake(notifications.wakers);
         for (change, sequence) in notifications.transitions {
             let event = Event::CircuitChanged {
                 policy: self.base.name,
@@ -406,9 +404,7 @@ impl Drop for Inner {
             return;
         };
         let mut panics = Panics::default();
-        for waker in locked.subscriptions.close() {
-            panics.run(|| waker.wake());
-        }
+        panics.wake(locked.subscriptions.close());
         panics.resume();
     }
 }

@@ -1,4 +1,4 @@
-//! What a breaker continues of one that it replaces.
+//! Replacing a breaker by one that continues its numbers, isolations, health checks, and subscriptions.
 
 use std::sync::Arc;
 
@@ -83,13 +83,11 @@ impl CircuitBreaker {
     fn detach_subscriptions(&self) {
         let wakers = self.inner.with_lock(|locked| locked.subscriptions.close());
         let mut panics = Panics::default();
-        for waker in wakers {
-            panics.run(|| waker.wake());
-        }
+        panics.wake(wakers);
         panics.resume();
     }
 
-    /// Isolates this circuit, and suspends its probes, until what does so in `old` ends.
+    /// Adds the isolations and suspensions of `old` to this breaker, where they last as long as there.
     fn continue_holds_of(&self, old: &Self) {
         // An observer that panics ends no other isolation.
         let mut panics = Panics::default();
@@ -110,20 +108,18 @@ impl CircuitBreaker {
         }
     }
 
+    /// Isolates the circuit until the hold ends.
     pub(super) fn isolate_with(&self, hold: &Arc<Hold>) {
-        let (isolations, end) = (
-            |locked: &mut Locked| locked.isolations.add(hold),
-            Machine::end_isolation,
-        );
-        self.hold(hold, isolations, Machine::isolate, end);
+        let add = |locked: &mut Locked| locked.isolations.add(hold);
+        self.hold(hold, add, Machine::isolate, Machine::end_isolation);
     }
 
     /// Suspends probes until the hold ends.
     pub(super) fn suspend_with(&self, hold: &Arc<Hold>) {
-        let suspensions = |locked: &mut Locked| locked.suspensions.add(hold);
+        let add = |locked: &mut Locked| locked.suspensions.add(hold);
         self.hold(
             hold,
-            suspensions,
+            add,
             |machine, _| machine.suspend_probes(),
             |machine, _| machine.resume_probes(),
         );

@@ -66,8 +66,11 @@ impl Terms {
 #[derive(Clone)]
 pub(super) enum Break {
     Backoff(Backoff),
-    Custom(Arc<dyn Fn(u32, f64) -> Duration + Send + Sync>),
+    Custom(BreakFn),
 }
+
+/// Computes the length of a break from the number of consecutive openings and the share of bad calls.
+pub(super) type BreakFn = Arc<dyn Fn(u32, f64) -> Duration + Send + Sync>;
 
 impl Break {
     /// The cap of a growing backoff without a cap of its own.

@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::event::State;
 use crate::window::Counts;
 
-/// Snapshots of a breaker. Returned by
-/// [`CircuitBreaker::snapshot`](super::CircuitBreaker::snapshot).
+/// A consistent reading of a breaker. Returned by [`CircuitBreaker::snapshot`](super::CircuitBreaker::snapshot).
 ///
 /// [`CircuitBreakerBuilder::restore`](super::CircuitBreakerBuilder::restore) builds a breaker that continues
 /// from it.

@@ -19,7 +19,7 @@ impl Ticket {
 }
 
 /// The details of a finished call, apart from its health.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(super) struct Finish<'a> {
     /// The duration, if the caller has measured it.
     pub(super) duration: Option<Duration>,

@@ -85,11 +85,11 @@ impl futures_core::Stream for Transitions {
 /// The buffer between a breaker and one of its streams.
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
-    state: Mutex<Buffer>,
+    state: Mutex<SubscriptionState>,
 }
 
 #[derive(Debug, Default)]
-struct Buffer {
+struct SubscriptionState {
     buffer: VecDeque<Transition>,
     missed: u64,
     /// Number of breakers that send transitions: two while one replaces the other.

@@ -87,9 +87,7 @@ impl Monotonic {
     fn wake_sleeps(&self) {
         let sleeps = lock(&self.sleeps).take_all();
         let mut panics = Panics::default();
-        for waker in sleeps {
-            panics.run(|| waker.wake());
-        }
+        panics.wake(sleeps);
         panics.resume();
     }
 }

@@ -167,9 +167,7 @@ impl<K, T, E> Inner<K, T, E> {
             self.promoted.fetch_add(1, Ordering::Relaxed);
         }
         let mut panics = Panics::default();
-        if let Some(waker) = left.wake {
-            panics.run(|| waker.wake());
-        }
+        panics.wake(left.wake);
         panics.run(|| drop(left.dropped));
         panics.resume();
     }
@@ -206,9 +204,7 @@ impl<K, T: Clone, E: Clone> Leader<'_, K, T, E> {
         let (wakers, landed) = lock_checked(shard).land(*place);
         self.flight = None;
         let mut panics = Panics::default();
-        for waker in wakers {
-            panics.run(|| waker.wake());
-        }
+        panics.wake(wakers);
         panics.run(|| drop(landed));
         panics.resume();
     }

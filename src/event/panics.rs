@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::task::Waker;
 
 /// Runs pieces of user code, such as observers and wakers, each even if an earlier one panicked. The first panic
 /// propagates once all have run.
@@ -19,6 +20,13 @@ impl Panics {
         // Unwind safe: the code borrows nothing of this crate that it could leave inconsistent.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
             self.0.get_or_insert(panic);
+        }
+    }
+
+    /// Wakes all of these, even if one panics.
+    pub(crate) fn wake(&mut self, wakers: impl IntoIterator<Item = Waker>) {
+        for waker in wakers {
+            self.run(|| waker.wake());
         }
     }
 

@@ -23,7 +23,7 @@ where
     ///
     /// Two calls with the same new key may run the template at the same time; both get the same policy.
     pub fn new(template: impl Fn(&K) -> P + Send + Sync + 'static) -> Self {
-        Self::builder(template).set(None)
+        Self::builder(template).build_with(None)
     }
 
     /// Like [`try_builder`](Self::try_builder), with the default settings.
@@ -95,7 +95,8 @@ impl<K, P> KeyedBuilder<K, P> {
         name;
     }
 
-    fn set(self, shared: Option<P>) -> Keyed<K, P> {
+    /// Builds the set with this policy for keys that find it full; `None` if the first of them creates it.
+    fn build_with(self, shared: Option<P>) -> Keyed<K, P> {
         let inner = Inner::new(
             self.name,
             self.template,
@@ -118,7 +119,7 @@ impl<K, P> KeyedBuilder<K, P> {
             return Err(ConfigError::new(NAME, "max_keys", "must be at least 1"));
         }
         let shared = self.shared.as_ref().map(|shared| shared()).transpose()?;
-        Ok(self.set(shared))
+        Ok(self.build_with(shared))
     }
 }
 

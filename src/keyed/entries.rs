@@ -207,11 +207,10 @@ impl<K, P> Shard<K, P> {
 
     /// Removes an entry, unless it was handed out since it was checked.
     fn evict(&mut self, idle: &Idle<K, P>) -> Option<CountedEntry<K, P>> {
-        let counted = self.entries.get(&idle.id)?;
-        let is_same = Arc::ptr_eq(&counted.entry, &idle.entry) && counted.uses == idle.uses;
-        if is_same {
-            return self.entries.remove(&idle.id);
-        }
-        None
+        let is_unused = |counted: &&CountedEntry<K, P>| {
+            Arc::ptr_eq(&counted.entry, &idle.entry) && counted.uses == idle.uses
+        };
+        self.entries.get(&idle.id).filter(is_unused)?;
+        self.entries.remove(&idle.id)
     }
 }

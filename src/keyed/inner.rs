@@ -58,6 +58,11 @@ impl<K, P> Inner<K, P> {
         let hash = self.hasher.hash_one(key);
         (hash, &self.shards[hash as usize % self.shards.len()])
     }
+
+    pub(super) fn len(&self) -> usize {
+        let shards = self.shards.iter();
+        shards.map(|shard| lock(shard).len()).sum()
+    }
 }
 
 impl<K, P: Evictable> Inner<K, P> {
@@ -78,12 +83,5 @@ impl<K, P: Evictable> Inner<K, P> {
         }
         let has_room = || lock(shard).len() < self.max_per_shard;
         has_room() || (self.overflow == Overflow::Evict && evict_nearest(shard) && has_room())
-    }
-}
-
-impl<K, P> Inner<K, P> {
-    pub(super) fn len(&self) -> usize {
-        let shards = self.shards.iter();
-        shards.map(|shard| lock(shard).len()).sum()
     }
 }

@@ -72,6 +72,9 @@ pub trait Operation: Copy {
     }
 }
 
+/// The outcome of an operation.
+pub(crate) type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
+
 /// Defines the methods of an [`Operation`] that count attempts and keep tried endpoints. They forward to the field
 /// given, an [`Attempts`]. Without one they forward to the inner operation `op`, and [`Operation::is_repeatable`] does
 /// too.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::operation::Operation;
 use crate::clock::{ClockHandle, ClockId};
 use crate::error::{Error, Rejected, TimedOut};
 use crate::instant::Instant;
@@ -19,9 +18,6 @@ pub struct Outcome<T, E> {
     pub verdict: Verdict,
     finished: Finished,
 }
-
-/// The outcome of an operation.
-pub(crate) type OutcomeOf<Op> = Outcome<<Op as Operation>::Value, <Op as Operation>::Error>;
 
 /// When the attempt ended, if a layer has read the clock since.
 #[derive(Clone, Copy)]

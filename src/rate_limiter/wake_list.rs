@@ -29,9 +29,8 @@ impl WakeList {
     /// Wakes them now. The caller must resume the returned panic.
     pub(super) fn wake(&mut self) -> Panics {
         let mut panics = Panics::default();
-        for waker in self.one.take().into_iter().chain(take(&mut self.more)) {
-            panics.run(|| waker.wake());
-        }
+        panics.wake(self.one.take());
+        panics.wake(take(&mut self.more));
         panics.run(|| drop(self.replaced.take()));
         panics
     }

@@ -350,7 +350,7 @@ impl Machine {
     fn isolation_changed(&mut self, from: State, now: Instant) {
         if from != self.state() {
             self.generation += 1;
-            self.push(from, Cause::Manual, now);
+            self.add_transition(from, Cause::Manual, now);
         }
     }
 
@@ -368,10 +368,11 @@ impl Machine {
         self.entered_phase = true;
         self.generation += 1;
         self.since = now;
-        self.push(from, cause, now);
+        self.add_transition(from, cause, now);
     }
 
-    fn push(&mut self, from: State, cause: Cause, now: Instant) {
+    /// Adds the transition from `from` to the current state, if they differ.
+    fn add_transition(&mut self, from: State, cause: Cause, now: Instant) {
         let to = self.state();
         if from != to {
             self.transitions.push(Transition {
