@@ -144,7 +144,7 @@ impl<'a> Acquire<'a> {
                         *this.served = Some(at);
                     }
                     drop(wakes);
-                    let too_late = match turn {
+                    let next = match turn {
                         Turn::Taken(_) => {
                             let waited = now.saturating_duration_since(*this.since);
                             let event = Event::waited(inner.base.name, waited);
@@ -158,7 +158,7 @@ impl<'a> Acquire<'a> {
                         Turn::Behind if now < *this.latest => Ok(*this.latest),
                         Turn::Behind => Err(Unavailable::Until(Instant::FAR_FUTURE)),
                     };
-                    match too_late {
+                    match next {
                         Ok(wake_at) => wake_at,
                         Err(unavailable) => {
                             *this.ticket = None;

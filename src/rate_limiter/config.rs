@@ -158,13 +158,9 @@ impl RateLimiterBuilder {
 
     /// Returns whether [`RateLimiter::set_terms`] can change a limiter with these settings to those of `other`.
     pub(crate) fn is_same_but_for_terms(&self, other: &Self) -> bool {
-        let same = |(old, new): (&Quota, &Quota)| {
-            old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
-        };
         let is_fixed = self.adaptive.is_none() || self.quotas == other.quotas;
         is_fixed
-            && self.quotas.len() == other.quotas.len()
-            && self.quotas.iter().zip(&other.quotas).all(same)
+            && state::are_same_kinds(&self.quotas, &other.quotas)
             && self.adaptive == other.adaptive
             && (self.longest_pause, self.max_debt, self.stripes)
                 == (other.longest_pause, other.max_debt, other.stripes)
@@ -291,7 +287,7 @@ impl RateLimiter {
         let mut surplus = self.peek_n(0).remaining.saturating_sub(was.remaining);
         // Removed piecewise, because each stripe holds only a part of the tokens.
         let mut piece = surplus;
-        while piece > 0 && surplus > 0 {
+        while piece > 0 {
             match self.inner.take(now, piece) {
                 Ok(()) => surplus -= piece,
                 Err(_) => piece /= 2,
@@ -307,23 +303,7 @@ impl RateLimiter {
     pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
-}
 
-/// Returns how long calls through the policy may wait, with the default applied.
-pub(super) fn max_wait(
-    policy: &'static str,
-    longest: Option<Duration>,
-    max_waiting: Option<usize>,
-    quotas: &[Quota],
-) -> Result<Duration, ConfigError> {
-    let has_bound = state::queue_bound(quotas).is_some();
-    match longest.is_none() && max_waiting.is_none() && has_bound {
-        true => Ok(Duration::MAX),
-        false => base::max_wait(policy, longest, max_waiting),
-    }
-}
-
-impl RateLimiter {
     /// Returns a limiter that continues a token bucket in use.
     pub(super) fn of_bucket(
         (gcra, tat): (Gcra, u64),
@@ -343,6 +323,20 @@ impl RateLimiter {
                 rejections: Rejections::default(),
             }),
         }
+    }
+}
+
+/// Returns how long calls through the policy may wait, with the default applied.
+pub(super) fn max_wait(
+    policy: &'static str,
+    longest: Option<Duration>,
+    max_waiting: Option<usize>,
+    quotas: &[Quota],
+) -> Result<Duration, ConfigError> {
+    let has_bound = state::queue_bound(quotas).is_some();
+    match longest.is_none() && max_waiting.is_none() && has_bound {
+        true => Ok(Duration::MAX),
+        false => base::max_wait(policy, longest, max_waiting),
     }
 }
 

@@ -54,6 +54,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// Reads a limit to which calls have access.
     pub(super) fn of(limit: &dyn Limit, now: Instant) -> Self {
         let availability = limit.availability(now);
         Self {
@@ -62,7 +63,7 @@ impl Reading {
         }
     }
 
-    /// Nothing remains until a call that costs one token would be admitted.
+    /// Returns a reading in which nothing remains until a call that costs one token would be admitted.
     pub(super) fn of_closed(mut availability: Availability, more: Result<(), Unavailable>) -> Self {
         availability.available = 0;
         Self { availability, more }

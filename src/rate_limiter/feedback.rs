@@ -32,6 +32,8 @@ pub(super) struct Adaptive {
 
 /// A quota that differs by less than this share is not applied, because each change wakes waiters.
 const MIN_CHANGE: f64 = 0.01;
+/// Time for which a measured rate that was never throttled counts.
+const MEMORY: Duration = Duration::from_secs(60);
 
 impl Feedback {
     /// Returns the pause that a result demands, if any.
@@ -71,12 +73,7 @@ impl Feedback {
         adaptive.applying = newer.is_some();
         newer
     }
-}
 
-/// Time for which a measured rate that was never throttled counts.
-const MEMORY: Duration = Duration::from_secs(60);
-
-impl Feedback {
     /// Returns when all measurements are out of date; `None` once a rate was found.
     pub(super) fn forgotten_at(&self) -> Option<Instant> {
         let Some(adaptive) = &self.adaptive else {

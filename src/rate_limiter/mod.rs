@@ -48,7 +48,7 @@ pub use crate::keyed::Overflow;
 
 use self::decision::Reading;
 use self::inner::Inner;
-use self::state::{Availability, Limit, Unavailable, limits, stripe};
+use self::state::{Availability, Limit, Unavailable, are_same_kinds, limits, stripe};
 use self::storage::{Settings, Storage};
 
 /// Admits no more calls than its quotas allow. See the [module page](self).
@@ -276,11 +276,8 @@ impl RateLimiter {
         for quota in quotas {
             quota.check("rate_limiter")?;
         }
-        if inner
-            .feedback
-            .as_ref()
-            .is_some_and(|learns| learns.adaptive.is_some())
-        {
+        let feedback = inner.feedback.as_ref();
+        if feedback.is_some_and(|feedback| feedback.adaptive.is_some()) {
             return Err(error("cannot be set, because the limiter is adaptive"));
         }
         // Read before the lock, because a clock may be user code.
@@ -288,11 +285,7 @@ impl RateLimiter {
         inner
             .queue
             .change(&inner.storage, now, |storage, in_force| {
-                let same = |(old, new): (&Quota, &Quota)| {
-                    old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
-                };
-                let old = in_force.quotas();
-                if old.len() != quotas.len() || !old.iter().zip(quotas).all(same) {
+                if !are_same_kinds(in_force.quotas(), quotas) {
                     return Err(error("must have the same number and algorithms as before"));
                 }
                 let first = &quotas[0];

@@ -10,7 +10,7 @@ use super::inner::Inner;
 use super::state::Unavailable;
 use super::{Acquire, RateLimiter};
 use crate::clock::ClockHandle;
-use crate::error::{Error, Rejected};
+use crate::error::Rejected;
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
 use crate::policy::{
@@ -85,7 +85,7 @@ impl Permit for ResultRecorder<'_> {
             return outcome;
         };
         // A rejection by an inner layer says nothing about the dependency.
-        if outcome.result.as_ref().is_err_and(Error::is_rejected) {
+        if outcome.is_rejected() {
             return outcome;
         }
         outcome.shown_to(|verdict, mut finished| {

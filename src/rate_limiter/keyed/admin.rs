@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::super::decision::Decision;
-use super::super::state::{Gcra, Inherit, Quota};
+use super::super::state::{Gcra, Inherit, Quota, are_same_kinds};
 use super::inner::NAME;
 use super::shard::is_nested;
 use super::{KeyedRateLimiter, KeyedSnapshot};
@@ -67,7 +67,7 @@ impl<K> KeyedRateLimiter<K> {
                 .lock()
                 .map(|mut table| table.sweep(now, usize::MAX, &self.inner.keys.default));
             if let Some(removed) = removed {
-                self.inner.keys.forgotten(removed.count);
+                self.inner.keys.count_removed(removed.count);
             }
         }
     }
@@ -103,12 +103,9 @@ impl<K> KeyedRateLimiter<K> {
             .try_for_each(|quota| inner.per_key.check(quota))?;
         let now = inner.base.now();
         let _changing = lock(&inner.changing);
-        let is_same = |(old, new): (&Quota, &Quota)| {
-            old.algorithm() == new.algorithm() && old.is_plain() == new.is_plain()
-        };
         {
             let mut current = lock(&inner.quotas);
-            if current.len() != quotas.len() || !current.iter().zip(quotas).all(is_same) {
+            if !are_same_kinds(&current, quotas) {
                 let problem = "must have the same number and algorithms as before";
                 return Err(error(problem));
             }

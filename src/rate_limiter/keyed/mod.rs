@@ -281,7 +281,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
             .shard(hash)
             .and_then(|mut table| table.remove(hash as u32, key));
         if removed.is_some() {
-            self.inner.keys.forgotten(1);
+            self.inner.keys.count_removed(1);
         }
         removed.is_some()
     }

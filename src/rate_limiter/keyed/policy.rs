@@ -11,7 +11,7 @@ use super::super::state::Unavailable;
 use super::acquire::KeyedAcquire;
 use super::limited::Limited;
 use crate::clock::ClockHandle;
-use crate::error::{Error, Rejected};
+use crate::error::Rejected;
 use crate::event::Observer;
 use crate::policy::guarded::{self, Entered, Entrance, Gate, GuardedFuture, Permit};
 use crate::policy::{
@@ -105,7 +105,7 @@ where
             return outcome;
         };
         // A rejection by an inner layer says nothing about the dependency.
-        if outcome.result.as_ref().is_err_and(Error::is_rejected) {
+        if outcome.is_rejected() {
             return outcome;
         }
         outcome.shown_to(|verdict, mut finished| {

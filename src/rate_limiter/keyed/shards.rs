@@ -74,7 +74,7 @@ impl<K> Shards<K> {
     }
 
     /// Subtracts removed keys from the count.
-    pub(super) fn forgotten(&self, count: usize) {
+    pub(super) fn count_removed(&self, count: usize) {
         self.count.fetch_sub(count, Ordering::Relaxed);
     }
 
@@ -83,7 +83,7 @@ impl<K> Shards<K> {
     fn sweep(&self, mut table: Guard<'_, K>, now: Instant) -> usize {
         let removed = table.sweep(now, SWEEP, &self.default);
         drop(table);
-        self.forgotten(removed.count);
+        self.count_removed(removed.count);
         removed.seen
     }
 
@@ -96,23 +96,24 @@ impl<K> Shards<K> {
 
     /// Counts one more key, if there is room or an idle key can be removed.
     pub(super) fn make_room(&self, hash: u64, now: Instant) -> Option<ReservedKey<'_>> {
-        let count = || {
+        let reserve = || {
             // Relaxed: only the number matters, and it never exceeds the bound.
-            self.count
+            let count = self
+                .count
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |keys| {
                     (keys < self.max_keys).then_some(keys + 1)
-                })
-                .is_ok()
+                });
+            count.is_ok().then(|| ReservedKey(&self.count))
         };
         // A new key pays for its room by checking whether a few other keys are idle.
         let mut table = self.shard(hash)?;
         let removed = table.sweep_near(hash as u32, now, SWEEP / 2, &self.default);
         drop(table);
-        self.forgotten(removed.count);
+        self.count_removed(removed.count);
         // Dropped before the key is counted: if dropping a local panics, the return value is leaked.
         drop(removed);
-        if count() {
-            return Some(ReservedKey(&self.count));
+        if let Some(reserved) = reserve() {
+            return Some(reserved);
         }
         // Sweeps another shard, or several if they have few keys.
         let mut seen = 0;
@@ -128,15 +129,15 @@ impl<K> Shards<K> {
             };
             self.victim.fetch_add(step, Ordering::Relaxed);
             seen += looked_at;
-            if count() {
-                return Some(ReservedKey(&self.count));
+            if let Some(reserved) = reserve() {
+                return Some(reserved);
             }
             if seen >= SWEEP {
                 break;
             }
         }
         let has_evicted = self.overflow == Overflow::Evict && self.evict(now);
-        (has_evicted && count()).then(|| ReservedKey(&self.count))
+        has_evicted.then(reserve).flatten()
     }
 
     /// Removes the key that will be indistinguishable from a new one first, among all keys if there are few,
@@ -171,7 +172,7 @@ impl<K> Shards<K> {
         };
         let removed = table.evict(now, most, &self.default);
         drop(table);
-        self.forgotten(removed.count);
+        self.count_removed(removed.count);
         removed.count > 0
     }
 }

@@ -177,15 +177,6 @@ pub(crate) fn first_instant(
     Some(Instant::from_nanos(late))
 }
 
-/// Returns the multiple of `window`, counted from `origin`, that is `further` multiples after the last one
-/// before `at`.
-pub(super) fn next_multiple(origin: Instant, at: Instant, window: u64, further: u64) -> Instant {
-    let index = at.as_nanos().saturating_sub(origin.as_nanos()) / window.max(1);
-    let nanos = u128::from(index) + u128::from(further);
-    let nanos = nanos * u128::from(window) + u128::from(origin.as_nanos());
-    Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-}
-
 /// Returns the nanoseconds of a window, at least one.
 pub(super) fn window_nanos(window: Duration) -> u64 {
     crate::instant::nanos(window).max(1)

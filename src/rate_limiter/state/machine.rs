@@ -175,9 +175,7 @@ impl Limits {
         }
         matching
     }
-}
 
-impl Limits {
     /// Returns whether all limits are `ready` at `now`, or the first instant at which they are.
     #[inline]
     fn all(

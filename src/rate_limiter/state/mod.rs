@@ -24,7 +24,7 @@ pub use self::limit::Inherit;
 pub(crate) use self::limit::{Availability, Limit, Unavailable, first_instant};
 pub(crate) use self::machine::{Bucket, Limits, Machine};
 pub use self::quota::{Algorithm, Quota};
-pub(crate) use self::quota::{LARGEST, LARGEST_LOG, limits, queue_bound, stripe};
+pub(crate) use self::quota::{LARGEST, LARGEST_LOG, are_same_kinds, limits, queue_bound, stripe};
 pub(crate) use self::striped_copy::StripedCopy;
 
 #[cfg(test)]

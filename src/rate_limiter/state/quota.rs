@@ -358,6 +358,14 @@ pub(crate) fn limits(quotas: &[Quota], now: Instant, debt: u64) -> Limits {
     Limits::new(machines.collect())
 }
 
+/// Returns whether quotas may replace others: as many, counted in the same way.
+pub(crate) fn are_same_kinds(old: &[Quota], new: &[Quota]) -> bool {
+    let is_same = |(old, new): (&Quota, &Quota)| {
+        old.algorithm == new.algorithm && old.is_plain() == new.is_plain()
+    };
+    old.len() == new.len() && old.iter().zip(new).all(is_same)
+}
+
 /// Returns the rules of each of `stripes` stripes of `quota`, if each can hold a token. Each stripe earns the share
 /// of the rate that it holds of the burst.
 pub(crate) fn stripe(quota: &Quota, stripes: usize) -> Option<Vec<Gcra>> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::limit::{Availability, Inherit, Limit, Unavailable, next_multiple, window_nanos};
+use super::limit::{Availability, Inherit, Limit, Unavailable, window_nanos};
 use crate::instant::Instant;
 
 /// The tokens taken in the current aligned window and in the previous one. The sliding window counts all of the
@@ -52,11 +52,16 @@ impl SlidingCounter {
         }
     }
 
+    /// Returns the start of the window that is `further` windows after the current one, in nanoseconds.
+    const fn start(&self, further: u64) -> u64 {
+        self.index
+            .saturating_add(further)
+            .saturating_mul(self.window)
+    }
+
     /// Returns the nanoseconds left of the window at `now`.
     fn left(&self, now: Instant) -> u64 {
-        let elapsed = now
-            .as_nanos()
-            .saturating_sub(self.index.saturating_mul(self.window));
+        let elapsed = now.as_nanos().saturating_sub(self.start(0));
         self.window - elapsed.min(self.window)
     }
 
@@ -126,9 +131,9 @@ impl Limit for SlidingCounter {
             if at.current <= bound - tokens {
                 let left = at.left_for(bound - tokens - at.current).min(most);
                 if left > 0 {
-                    let end = next_multiple(Instant::ORIGIN, Instant::ORIGIN, at.window, at.index);
-                    let passed = Duration::from_nanos(at.window - left);
-                    return Err(Unavailable::Until(end + passed));
+                    let passed = at.window - left;
+                    let free = Instant::from_nanos(at.start(0)).after(passed);
+                    return Err(Unavailable::Until(free));
                 }
             }
             at = Self {
@@ -180,9 +185,8 @@ impl Limit for SlidingCounter {
         let full_at = match at.used(now) {
             0 => now,
             _ => {
-                let end = next_multiple(Instant::ORIGIN, now, at.window, further);
                 let uncounted = Self { previous, ..at }.left_for(0);
-                Instant::from_nanos(end.as_nanos().saturating_sub(uncounted))
+                Instant::from_nanos(at.start(further).saturating_sub(uncounted))
             }
         };
         Availability::new(
@@ -223,6 +227,14 @@ mod tests {
             let full = counter.availability(now);
             assert_eq!((full.available, full.full_at), (10, now));
         }
+    }
+
+    #[test]
+    fn a_time_before_the_current_window_counts_as_part_of_it() {
+        let mut counter = used();
+        counter.force_take(at(1000), 4);
+        let full_at = counter.availability(at(1000)).full_at;
+        assert_eq!(counter.availability(at(999)).full_at, full_at);
     }
 
     #[test]
