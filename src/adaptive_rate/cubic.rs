@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::instant::{Instant, nanos};
 
 /// Replaces negative numbers and NaN with 0, and infinity with the largest number.
-fn rate(value: f64) -> f64 {
+fn at_least_zero(value: f64) -> f64 {
     if value > 0.0 {
         value.min(f64::MAX)
     } else {
@@ -45,8 +45,8 @@ impl CubicCurve {
     /// and a negative rate or NaN as 0.
     pub fn new(now: Instant, beta: f64, scale: f64, max_rate: f64) -> Self {
         let mut curve = Self {
-            beta: rate(beta).min(1.0),
-            scale: rate(scale).max(f64::MIN_POSITIVE),
+            beta: at_least_zero(beta).min(1.0),
+            scale: at_least_zero(scale).max(f64::MIN_POSITIVE),
             max_rate: 0.0,
             plateau: 0.0,
             last_throttle: now,
@@ -58,12 +58,12 @@ impl CubicCurve {
     /// Returns the rate at `now`, after a good answer.
     pub fn on_success(&self, now: Instant) -> f64 {
         let since = secs(now, self.last_throttle) - self.plateau;
-        rate(self.scale * since.powi(3) + self.max_rate)
+        at_least_zero(self.scale * since.powi(3) + self.max_rate)
     }
 
     /// Returns the rate after a throttled answer to calls at `current` per second: `beta` times that rate.
     pub fn on_throttle(&mut self, now: Instant, current: f64) -> f64 {
-        self.max_rate = rate(current);
+        self.max_rate = at_least_zero(current);
         self.plateau = (self.max_rate * (1.0 - self.beta) / self.scale).cbrt();
         self.last_throttle = now;
         self.max_rate * self.beta
@@ -105,7 +105,7 @@ impl RateMeter {
         let window = nanos(window).max(1);
         Self {
             window,
-            smoothing: rate(smoothing).min(1.0),
+            smoothing: at_least_zero(smoothing).min(1.0),
             current: now.as_nanos() / window,
             count: 0,
             rate: 0.0,
@@ -152,7 +152,7 @@ impl RateBucket {
     pub fn new(now: Instant, rate: f64, min_rate: f64) -> Self {
         let mut bucket = Self {
             rate: 0.0,
-            min_rate: self::rate(min_rate),
+            min_rate: at_least_zero(min_rate),
             capacity: 1.0,
             available: 0.0,
             filled: now,
@@ -165,7 +165,7 @@ impl RateBucket {
     /// second of the new rate are lost.
     pub fn set_rate(&mut self, now: Instant, rate: f64) {
         self.fill(now);
-        let rate = self::rate(rate);
+        let rate = at_least_zero(rate);
         self.rate = rate.max(self.min_rate);
         self.capacity = rate.max(1.0);
         self.available = self.available.min(self.capacity);
@@ -178,7 +178,7 @@ impl RateBucket {
     /// The time until there are enough at this rate; [`Duration::MAX`] if there never are.
     pub fn try_take(&mut self, now: Instant, tokens: f64) -> Result<(), Duration> {
         self.fill(now);
-        let tokens = rate(tokens);
+        let tokens = at_least_zero(tokens);
         let missing = tokens - self.available;
         if missing <= tokens * ROUNDING {
             self.available = (-missing).max(0.0);

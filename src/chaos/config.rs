@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use super::Chaos;
 use super::inner::{Behavior, CallFilter, Inner};
-use super::make::{Makes, NoFault};
+use super::make::{Makes, NoFault, Possible};
 use super::state::{Fault, Latency, NAME, State, check_latency, check_rates, check_share};
 use crate::base::Setup;
-use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::event::Observer;
 use crate::policy::Context;
 use crate::rng::SharedRng;
 
@@ -134,22 +132,13 @@ impl<E, R> ChaosBuilder<E, R> {
         self
     }
 
-    /// Sets an observer of the faults of all calls, including calls without an observer.
-    pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.parts.setup.observer = Some(crate::clock::blocking::shielded(observer));
-        self
-    }
-
-    /// Sets the name in events.
-    pub const fn name(mut self, name: &'static str) -> Self {
-        self.parts.setup.name = name;
-        self
-    }
-
-    /// Sets the clock of the delays.
-    pub fn clock(mut self, clock: impl Into<ClockHandle>) -> Self {
-        self.parts.setup.clock = Some(clock.into());
-        self
+    setters! { in parts.setup;
+        /// Sets an observer of the faults of all calls, including calls without an observer.
+        observer;
+        /// Sets the name in events.
+        name;
+        /// Sets the clock of the delays.
+        clock;
     }
 
     /// Builds the injector.
@@ -160,8 +149,8 @@ impl<E, R> ChaosBuilder<E, R> {
     /// before it begins, or there is no clock where the feature `tokio` is off.
     pub fn build(self) -> Result<Chaos<E, R>, ConfigError>
     where
-        E: super::make::Possible,
-        R: super::make::Possible,
+        E: Possible,
+        R: Possible,
     {
         let parts = self.parts;
         check_rates(parts.rates)?;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Endpoints;
-use super::inner::{Core, Effect};
+use super::inner::Effect;
 use super::node::{Node, NodeEntry};
 use crate::clock::Sleep;
 use crate::instant::Instant;
@@ -61,30 +61,30 @@ impl<N> Endpoints<N> {
     {
         let interval = interval.max(Duration::from_millis(1));
         let clock = &self.inner.base.clock;
-        let _running = Running::new(self);
+        let _checker = Checker::new(self);
         loop {
             let begun = clock.now();
             let mut waiting = self.checkable().into_iter();
-            let mut checks = Checks::new();
+            let mut running = Vec::new();
             poll_fn(|task| {
                 loop {
-                    while checks.running.len() < AT_ONCE {
+                    while running.len() < AT_ONCE {
                         let Some(member) = waiting.next() else { break };
                         let future = Box::pin(check(Node {
                             member: member.clone(),
                         }));
                         let sleep = Box::pin(clock.sleep_until(clock.now() + interval));
-                        checks.running.push(Check {
+                        running.push(Check {
                             member,
                             future,
                             sleep,
                         });
                     }
-                    let ended = checks.poll_ended(task);
+                    let ended = poll_ended(&mut running, task);
                     for (member, is_good) in &ended {
                         self.checked(member, *is_good);
                     }
-                    match (ended.is_empty(), checks.running.is_empty()) {
+                    match (ended.is_empty(), running.is_empty()) {
                         (true, true) => return Poll::Ready(()),
                         (true, false) => return Poll::Pending,
                         (false, _) => {}
@@ -106,71 +106,62 @@ impl<N> Endpoints<N> {
 
     fn checked(&self, member: &NodeEntry<N>, is_good: bool) {
         let now = self.inner.base.clock.now();
-        self.inner.change(now, None, |core: &mut Core<N>| {
+        self.inner.change(now, None, |core| {
             let index = member.address.index;
-            let is_same = core.member(index).map(|member| member.address) == Some(member.address);
-            let changes = match is_same {
-                true => core.machine.checked(index, is_good, now),
-                false => Vec::new(),
-            };
-            Effect::of(changes)
+            match core.member(index) {
+                Some(current) if current.address == member.address => {
+                    Effect::of(core.machine.checked(index, is_good, now))
+                }
+                _ => Effect::Nothing,
+            }
         });
     }
 }
 
-/// The running checks.
-struct Checks<N, Fut> {
-    running: Vec<Check<N, Fut>>,
-}
-
+/// A running check.
 struct Check<N, Fut> {
     member: Arc<NodeEntry<N>>,
     future: Pin<Box<Fut>>,
     sleep: Pin<Box<Sleep>>,
 }
 
-impl<N, Fut, T, E> Checks<N, Fut>
+/// Polls the running checks. Removes and returns those that have ended, with whether they succeeded.
+fn poll_ended<N, Fut, T, E>(
+    running: &mut Vec<Check<N, Fut>>,
+    task: &mut Context<'_>,
+) -> Vec<(Arc<NodeEntry<N>>, bool)>
 where
     Fut: Future<Output = Result<T, E>>,
 {
-    const fn new() -> Self {
-        Self {
-            running: Vec::new(),
-        }
+    let mut ended = Vec::new();
+    let mut at = 0;
+    while let Some(check) = running.get_mut(at) {
+        let is_good = match check.future.as_mut().poll(task) {
+            Poll::Ready(result) => result.is_ok(),
+            Poll::Pending if check.sleep.as_mut().poll(task).is_ready() => false,
+            Poll::Pending => {
+                at += 1;
+                continue;
+            }
+        };
+        ended.push((running.swap_remove(at).member, is_good));
     }
-
-    /// Polls the checks. Removes and returns those that have ended, with whether they succeeded.
-    fn poll_ended(&mut self, task: &mut Context<'_>) -> Vec<(Arc<NodeEntry<N>>, bool)> {
-        let mut ended = Vec::new();
-        let mut at = 0;
-        while let Some(check) = self.running.get_mut(at) {
-            let is_good = match check.future.as_mut().poll(task) {
-                Poll::Ready(result) => result.is_ok(),
-                Poll::Pending if check.sleep.as_mut().poll(task).is_ready() => false,
-                Poll::Pending => {
-                    at += 1;
-                    continue;
-                }
-            };
-            ended.push((self.running.swap_remove(at).member, is_good));
-        }
-        ended
-    }
+    ended
 }
 
-/// Counts a health checker as running.
-struct Running<'a, N> {
+/// Counts a health checker until it is dropped.
+struct Checker<'a, N> {
     endpoints: &'a Endpoints<N>,
 }
 
-impl<'a, N> Running<'a, N> {
+impl<'a, N> Checker<'a, N> {
     fn new(endpoints: &'a Endpoints<N>) -> Self {
         endpoints.inner.core().checkers += 1;
         Self { endpoints }
     }
 }
 
-impl<N> Drop for Running<'_, N> {
+impl<N> Drop for Checker<'_, N> {
     fn drop(&mut self) {
         let inner = &self.endpoints.inner;
         let change = |now| {

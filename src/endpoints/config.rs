@@ -8,7 +8,6 @@ use super::inner::{Inner, Settings};
 use super::node::Endpoint;
 use super::state::latency::Decay;
 use super::state::rules::{FailureShare, MAX_CHOICES, Rules, Strategy, SuccessRate};
-use super::state::slow_start::SlowStart;
 use crate::base::Setup;
 use crate::error::ConfigError;
 use crate::instant::nanos;
@@ -24,21 +23,7 @@ pub struct EndpointsBuilder<N> {
     decay: Duration,
     failure_penalty: Duration,
     max_hint: Duration,
-    eject_after: u32,
-    success_rate: Option<SuccessRate>,
-    failure_share: Option<FailureShare>,
-    interval: Duration,
-    base_ejection: Duration,
-    max_ejection: Duration,
-    ejection_jitter: f64,
-    max_ejected: f64,
-    panic_threshold: f64,
-    overprovisioning: f64,
-    slow_start: Duration,
-    slow_start_min: f64,
-    slow_start_aggression: f64,
-    unhealthy_after: u32,
-    healthy_after: u32,
+    rules: Rules,
     seed: Option<u64>,
     setup: Setup,
 }
@@ -46,47 +31,22 @@ pub struct EndpointsBuilder<N> {
 impl<N> Endpoints<N> {
     /// Returns a builder with the default settings and no nodes.
     pub const fn builder() -> EndpointsBuilder<N> {
-        EndpointsBuilder::new()
+        EndpointsBuilder {
+            nodes: Vec::new(),
+            strategy: Strategy::LeastLoaded(2),
+            decay: Duration::from_secs(10),
+            failure_penalty: Duration::from_secs(5),
+            max_hint: Duration::from_secs(300),
+            rules: Rules::DEFAULT,
+            seed: None,
+            setup: Setup::new(NAME),
+        }
     }
 }
 
 pub(super) const NAME: &str = "endpoints";
 
 impl<N> EndpointsBuilder<N> {
-    const fn new() -> Self {
-        Self {
-            nodes: Vec::new(),
-            strategy: Strategy::LeastLoaded(2),
-            decay: Duration::from_secs(10),
-            failure_penalty: Duration::from_secs(5),
-            max_hint: Duration::from_secs(300),
-            eject_after: 5,
-            success_rate: Some(SuccessRate {
-                deviations: 1.9,
-                min_calls: 100,
-                min_nodes: 5,
-            }),
-            failure_share: Some(FailureShare {
-                share: 0.85,
-                min_calls: 50,
-            }),
-            interval: Duration::from_secs(10),
-            base_ejection: Duration::from_secs(30),
-            max_ejection: Duration::from_secs(300),
-            ejection_jitter: 0.1,
-            max_ejected: 0.1,
-            panic_threshold: 0.5,
-            overprovisioning: 1.4,
-            slow_start: Duration::from_secs(30),
-            slow_start_min: 0.1,
-            slow_start_aggression: 1.0,
-            unhealthy_after: 3,
-            healthy_after: 1,
-            seed: None,
-            setup: Setup::new(NAME),
-        }
-    }
-
     /// Adds a node of weight 1 and priority 0.
     pub fn node(mut self, name: impl Into<Arc<str>>, value: N) -> Self {
         self.nodes.push(Endpoint::new(name, value));
@@ -137,7 +97,7 @@ impl<N> EndpointsBuilder<N> {
 
     /// Ejects a node after this many consecutive failures. Default 5. Zero turns the rule off.
     pub const fn eject_after(mut self, failures: u32) -> Self {
-        self.eject_after = failures;
+        self.rules.consecutive = if failures == 0 { None } else { Some(failures) };
         self
     }
 
@@ -151,7 +111,7 @@ impl<N> EndpointsBuilder<N> {
         min_calls: u64,
         min_nodes: usize,
     ) -> Self {
-        self.success_rate = if deviations == 0.0 {
+        self.rules.success_rate = if deviations == 0.0 {
             None
         } else {
             Some(SuccessRate {
@@ -166,7 +126,7 @@ impl<N> EndpointsBuilder<N> {
     /// Ejects a node if at least this share of its calls in an [`interval`](Self::interval) failed, and it had at least
     /// `min_calls`. From 0 to 1; default: 0.85 of 50 calls. Zero turns the rule off.
     pub const fn eject_failure_share(mut self, share: f64, min_calls: u64) -> Self {
-        self.failure_share = if share == 0.0 {
+        self.rules.failure_share = if share == 0.0 {
             None
         } else {
             Some(FailureShare { share, min_calls })
@@ -177,34 +137,34 @@ impl<N> EndpointsBuilder<N> {
     /// Sets how often nodes are compared, from 1 ms to an hour. Default 10 s. There is no background task: the first
     /// call after an interval does it.
     pub const fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval;
+        self.rules.interval = interval;
         self
     }
 
     /// Sets the length of a first ejection, above zero. Default 30 s. Ejection number `n` is `n` times as long; each
     /// interval without an ejection reduces `n` by one.
     pub const fn base_ejection(mut self, length: Duration) -> Self {
-        self.base_ejection = length;
+        self.rules.base_ejection = length;
         self
     }
 
     /// Sets the longest ejection, before jitter, at least [`base_ejection`](Self::base_ejection). Default 300 s.
     pub const fn max_ejection(mut self, length: Duration) -> Self {
-        self.max_ejection = length;
+        self.rules.max_ejection = length;
         self
     }
 
     /// Lengthens ejections by a random share of up to this much, from 0 to 1, so that nodes that were ejected together
     /// do not return together. Default 0.1.
     pub const fn ejection_jitter(mut self, share: f64) -> Self {
-        self.ejection_jitter = share;
+        self.rules.jitter = share;
         self
     }
 
     /// Sets the largest share of nodes that are ejected at once, from 0 to 1. Default 0.1. One node may always be
     /// ejected, unless it is the last available one of its priority, or the share is zero: then none is.
     pub const fn max_ejected(mut self, share: f64) -> Self {
-        self.max_ejected = share;
+        self.rules.max_ejected = share;
         self
     }
 
@@ -212,42 +172,42 @@ impl<N> EndpointsBuilder<N> {
     /// available and other priorities cannot take over, calls go to all of its nodes, because the few available ones
     /// would be overloaded. With zero, calls are rejected once no node is available.
     pub const fn panic_threshold(mut self, share: f64) -> Self {
-        self.panic_threshold = share;
+        self.rules.panic_threshold = share;
         self
     }
 
     /// Sets how much more than its usual load a priority can take, from 1 to 100. With 1.4, the default, it gets all
     /// calls until less than 71.4 % of its nodes are available.
     pub const fn overprovisioning(mut self, factor: f64) -> Self {
-        self.overprovisioning = factor;
+        self.rules.overprovisioning = factor;
         self
     }
 
     /// Sets how long a new or returning node gets fewer calls than the others. Default 30 s. Zero turns slow start off.
     /// Nodes given to the builder are not new, and calls with a key ignore it.
     pub const fn slow_start(mut self, window: Duration) -> Self {
-        self.slow_start = window;
+        self.rules.slow_start.window = nanos(window);
         self
     }
 
     /// Sets the share of its calls that a new node gets at the start, from 0 to 1, and how fast the share grows:
     /// `max(min, (t / window) ^ (1 / aggression))`, with an aggression from 0.1 to 10. Default 0.1 and 1.
     pub const fn slow_start_shape(mut self, min: f64, aggression: f64) -> Self {
-        self.slow_start_min = min;
-        self.slow_start_aggression = aggression;
+        self.rules.slow_start.min = min;
+        self.rules.slow_start.aggression = aggression;
         self
     }
 
     /// Sets the number of consecutive failed checks after which a node takes no calls ([`Endpoints::check_with`]), at
     /// least 1. Default 3.
     pub const fn unhealthy_after(mut self, checks: u32) -> Self {
-        self.unhealthy_after = checks;
+        self.rules.unhealthy_after = checks;
         self
     }
 
     /// Sets the number of consecutive good checks after which a node takes calls again, at least 1. Default 1.
     pub const fn healthy_after(mut self, checks: u32) -> Self {
-        self.healthy_after = checks;
+        self.rules.healthy_after = checks;
         self
     }
 
@@ -285,7 +245,8 @@ impl<N> EndpointsBuilder<N> {
         if self.decay.is_zero() {
             return fail("decay", "must be above zero");
         }
-        if self
+        let mut rules = self.rules;
+        if rules
             .success_rate
             .is_some_and(|rule| !(rule.deviations > 0.0 && rule.deviations.is_finite()))
         {
@@ -294,70 +255,53 @@ impl<N> EndpointsBuilder<N> {
                 "must be a number of deviations of at least 0",
             );
         }
-        if self.failure_share.is_some_and(|rule| !is_share(rule.share)) {
+        if rules
+            .failure_share
+            .is_some_and(|rule| !is_share(rule.share))
+        {
             return fail("eject_failure_share", "must be from 0 to 1");
         }
-        if self.interval < Duration::from_millis(1) || self.interval > Duration::from_secs(3600) {
+        if rules.interval < Duration::from_millis(1) || rules.interval > Duration::from_secs(3600) {
             return fail("interval", "must be from 1 ms to an hour");
         }
-        if self.base_ejection.is_zero() {
+        if rules.base_ejection.is_zero() {
             return fail("base_ejection", "must be above zero");
         }
-        if self.max_ejection < self.base_ejection {
+        if rules.max_ejection < rules.base_ejection {
             return fail("max_ejection", "must be at least base_ejection");
         }
-        if !is_share(self.ejection_jitter) {
+        if !is_share(rules.jitter) {
             return fail("ejection_jitter", "must be from 0 to 1");
         }
-        if !is_share(self.max_ejected) {
+        if !is_share(rules.max_ejected) {
             return fail("max_ejected", "must be from 0 to 1");
         }
-        if !is_share(self.panic_threshold) {
+        if !is_share(rules.panic_threshold) {
             return fail("panic_threshold", "must be from 0 to 1");
         }
-        if !(1.0..=100.0).contains(&self.overprovisioning) {
+        if !(1.0..=100.0).contains(&rules.overprovisioning) {
             return fail("overprovisioning", "must be from 1 to 100");
         }
-        if !is_share(self.slow_start_min) || !(0.1..=10.0).contains(&self.slow_start_aggression) {
+        let slow_start = rules.slow_start;
+        if !is_share(slow_start.min) || !(0.1..=10.0).contains(&slow_start.aggression) {
             let problem = "must be a share from 0 to 1, and an aggression from 0.1 to 10";
             return fail("slow_start_shape", problem);
         }
-        if self.unhealthy_after == 0 {
+        if rules.unhealthy_after == 0 {
             return fail("unhealthy_after", "must be at least 1");
         }
-        if self.healthy_after == 0 {
+        if rules.healthy_after == 0 {
             return fail("healthy_after", "must be at least 1");
         }
-        let shadow = self.setup.shadow;
+        rules.shadow = self.setup.shadow;
         let base = self.setup.build(NAME)?;
-        let consecutive = (self.eject_after > 0).then_some(self.eject_after);
         let settings = Settings {
             strategy: self.strategy,
             decay: Decay::new(self.decay),
             penalty: nanos(self.failure_penalty),
             max_hint: self.max_hint,
-            consecutive,
-            lease: nanos(self.base_ejection),
-        };
-        let rules = Rules {
-            consecutive,
-            success_rate: self.success_rate,
-            failure_share: self.failure_share,
-            interval: self.interval,
-            base_ejection: self.base_ejection,
-            max_ejection: self.max_ejection,
-            jitter: self.ejection_jitter,
-            max_ejected: self.max_ejected,
-            shadow,
-            overprovisioning: self.overprovisioning,
-            panic_threshold: self.panic_threshold,
-            slow_start: SlowStart::new(
-                self.slow_start,
-                self.slow_start_min,
-                self.slow_start_aggression,
-            ),
-            unhealthy_after: self.unhealthy_after,
-            healthy_after: self.healthy_after,
+            consecutive: rules.consecutive,
+            lease: nanos(rules.base_ejection),
         };
         let inner = Inner::new(base, settings, rules, self.seed);
         inner.set(self.nodes, None)?;

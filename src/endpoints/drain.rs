@@ -43,23 +43,17 @@ impl<N> Endpoints<N> {
         let now = self.inner.base.clock.now();
         let mut drained = None;
         self.inner.change(now, None, |core| {
-            let index = core.index_of(name);
-            let Some((index, record)) =
-                index.and_then(|index| Some((index, core.machine.get_mut(index)?)))
-            else {
+            let Some((index, record)) = core.record_of(name) else {
                 return Effect::Nothing;
             };
-            let was_drained = std::mem::replace(&mut record.is_drained, true);
             drained = Some(record.stats.clone());
-            let in_flight = record.stats.in_flight();
-            match was_drained {
-                true => Effect::Nothing,
-                false => {
-                    let mut changes = vec![Change::Draining { index, in_flight }];
-                    changes.extend(core.machine.admit_last(now));
-                    Effect::Reroute(changes)
-                }
+            if std::mem::replace(&mut record.is_drained, true) {
+                return Effect::Nothing;
             }
+            let in_flight = record.stats.in_flight();
+            let mut changes = vec![Change::Draining { index, in_flight }];
+            changes.extend(core.machine.admit_last(now));
+            Effect::Reroute(changes)
         });
         let stats = drained?;
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -75,11 +69,8 @@ impl<N> Endpoints<N> {
         let now = self.inner.base.clock.now();
         let mut resumed = Vec::new();
         let change = |core: &mut Core<N>| {
-            let Some(index) = core.index_of(name) else {
-                return Effect::Nothing;
-            };
-            match core.machine.get_mut(index) {
-                Some(record) if record.is_drained => {
+            match core.record_of(name) {
+                Some((_, record)) if record.is_drained => {
                     record.is_drained = false;
                     record.new_since = Some(now);
                     record.stats.open();

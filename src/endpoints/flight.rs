@@ -159,7 +159,7 @@ impl<'a, N> Flight<'a, N> {
         if !self.is_probe && !is_at_limit && hint.is_none() {
             return leave(self.inner, stats);
         }
-        let random = self.inner.unit();
+        let random = self.inner.rng.unit();
         self.leave_and_change(stats, now, listener, |core| {
             let (machine, index, epoch) = (&mut core.machine, member.address.index, self.epoch);
             let ejected = match is_at_limit {

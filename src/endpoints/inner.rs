@@ -27,7 +27,7 @@ pub(super) struct Inner<N> {
     pub(super) due: AtomicU64,
     /// Number of the next call, for round robin.
     pub(super) turn: AtomicU64,
-    pub(super) streams: SharedRng,
+    pub(super) rng: SharedRng,
     pub(super) rejected: AtomicU64,
 }
 
@@ -73,10 +73,14 @@ impl<N> Core<N> {
         let members = self.members.iter().flatten();
         let mut indices = members.filter(|member| &*member.name == name);
         let index = indices.next()?.address.index;
-        self.machine
-            .get(index)
-            .filter(|record| !record.is_leaving)
-            .map(|_| index)
+        let record = self.machine.get(index)?;
+        (!record.is_leaving).then_some(index)
+    }
+
+    /// Returns the node of this name as [`index_of`](Self::index_of) does, with its record.
+    pub(super) fn record_of(&mut self, name: &str) -> Option<(u32, &mut Record)> {
+        let index = self.index_of(name)?;
+        Some((index, self.machine.get_mut(index)?))
     }
 
     /// Removes nodes that have left the set and have no calls in flight. Returns values to drop outside the lock.
@@ -114,6 +118,11 @@ impl<N> Core<N> {
             events.push(EndpointEvent::PanicEnded { priority });
         }
         self.panicking = panicking;
+    }
+
+    fn events(&self, changes: Vec<Change>) -> Vec<EndpointEvent> {
+        let events = changes.into_iter().map(|change| self.event(change));
+        events.flatten().collect()
     }
 
     fn event(&self, change: Change) -> Option<EndpointEvent> {
@@ -199,14 +208,9 @@ impl<N> Inner<N> {
                 drains: Vec::new(),
             }),
             turn: AtomicU64::new(0),
-            streams: SharedRng::new(seed),
+            rng: SharedRng::new(seed),
             rejected: AtomicU64::new(0),
         }
-    }
-
-    /// Returns a random number in `[0, 1)`.
-    pub(super) fn unit(&self) -> f64 {
-        self.streams.unit()
     }
 
     /// Changes the core, publishes new routes if needed, and reports what happened.
@@ -221,11 +225,11 @@ impl<N> Inner<N> {
             match change(&mut core) {
                 Effect::Nothing => return,
                 Effect::Report(changes) => {
-                    let events = events(&core, changes);
+                    let events = core.events(changes);
                     (self.number(events, listener), Replaced::default())
                 }
                 Effect::Reroute(changes) => {
-                    let mut events = events(&core, changes);
+                    let mut events = core.events(changes);
                     let replaced = self.reroute(&mut core, now, &mut events);
                     (self.number(events, listener), replaced)
                 }
@@ -235,7 +239,7 @@ impl<N> Inner<N> {
     }
 
     /// Publishes the routes of the current core. Returns values to drop after the lock is released.
-    pub(super) fn reroute(
+    fn reroute(
         &self,
         core: &mut Core<N>,
         now: Instant,
@@ -265,13 +269,8 @@ impl<N> Inner<N> {
         lock(&self.core)
     }
 
-    /// Converts changes of nodes into numbered events. Called under the lock, so that the numbers follow the order of
-    /// the changes.
-    pub(super) fn number(
-        &self,
-        events: Vec<EndpointEvent>,
-        listener: Option<&dyn Observer>,
-    ) -> Vec<Event> {
+    /// Numbers events. Called under the lock, so that the numbers follow the order of the changes.
+    fn number(&self, events: Vec<EndpointEvent>, listener: Option<&dyn Observer>) -> Vec<Event> {
         if !self.base.has_observer(listener) {
             return Vec::new();
         }
@@ -286,12 +285,7 @@ impl<N> Inner<N> {
 
     /// Drops the replaced values, which may be values of users, and reports events. Does all of it, even if user code
     /// panics.
-    pub(super) fn report(
-        &self,
-        events: &[Event],
-        listener: Option<&dyn Observer>,
-        replaced: Replaced<N>,
-    ) {
+    fn report(&self, events: &[Event], listener: Option<&dyn Observer>, replaced: Replaced<N>) {
         let mut panics = Panics::default();
         panics.run(|| drop(replaced));
         for event in events {
@@ -332,22 +326,7 @@ impl<N> Inner<N> {
             core.drains = others;
             of_nodes
         };
-        for drain in drains {
-            panics.run(|| drain.waker.wake());
-        }
-    }
-
-    pub(super) fn rejected(&self) -> u64 {
-        self.rejected.load(Ordering::Relaxed)
-    }
-
-    /// Puts a node into the table at its index.
-    pub(super) fn place(members: &mut NodeTable<N>, member: NodeEntry<N>) {
-        let index = member.address.index as usize;
-        if members.len() <= index {
-            members.resize_with(index + 1, || None);
-        }
-        members[index] = Some(Arc::new(member));
+        panics.wake(drains.into_iter().map(|drain| drain.waker));
     }
 
     /// Finds the node of an attempt.
@@ -357,9 +336,4 @@ impl<N> Inner<N> {
         }
         self.published.read(|plan| plan.find(node_id).cloned())
     }
-}
-
-fn events<N>(core: &Core<N>, changes: Vec<Change>) -> Vec<EndpointEvent> {
-    let events = changes.into_iter().map(|change| core.event(change));
-    events.flatten().collect()
 }

@@ -3,7 +3,7 @@
 use super::flight::Flight;
 use super::inner::{Effect, Inner};
 use super::node::Node;
-use super::state::record::Standing;
+use super::state::record::Record;
 use super::state::routes::Picked;
 use super::state::rules::Strategy;
 use super::state::tier::PickRequest;
@@ -42,7 +42,7 @@ impl<N> Inner<N> {
             key,
             tried,
             turn,
-            random: self.streams.stream(),
+            random: self.rng.stream(),
         };
         let picked = self.published.read(|plan| {
             let Picked { entry, is_probe } = plan.routes.pick(&mut request)?;
@@ -64,10 +64,7 @@ impl<N> Inner<N> {
             let core = self.core();
             let members = core.machine.iter().map(|(_, record)| record);
             let waits = members.filter(|record| record.is_member() && !record.is_unhealthy);
-            let until = waits.map(|record| match record.standing {
-                Standing::Ejected { until } => until.max(record.parked_until),
-                _ => record.parked_until,
-            });
+            let until = waits.map(Record::barred_until);
             until.filter(|until| *until > now).min()
         };
         let rejected = Rejected::new(self.base.name, Reason::NoEndpoint);
@@ -88,7 +85,7 @@ impl<N> Inner<N> {
             self.due
                 .compare_exchange(due, u64::MAX, Ordering::Relaxed, Ordering::Relaxed);
         if claimed.is_ok() {
-            let mut random = self.streams.stream();
+            let mut random = self.rng.stream();
             self.change(now, listener, |core| {
                 Effect::Reroute(core.machine.advance(now, &mut random))
             });

@@ -8,6 +8,7 @@ use super::state::health::Machine;
 use super::state::record::{Record, Standing};
 use super::state::routes::Routes;
 use crate::instant::Instant;
+use crate::sync::Ordering;
 
 /// A snapshot of a set of endpoints. Returned by [`Endpoints::snapshot`].
 #[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize))]
@@ -141,10 +142,7 @@ impl<N> Endpoints<N> {
             let core = inner.core();
             let nodes = core.machine.iter().filter_map(|(index, record)| {
                 let member = core.member(index)?;
-                let until = match record.standing {
-                    Standing::Ejected { until } => until.max(record.parked_until),
-                    _ => record.parked_until,
-                };
+                let until = record.barred_until();
                 let totals = record.totals();
                 let latency = record.stats.latency.at(now, inner.settings.decay);
                 Some(NodeSnapshot {
@@ -172,7 +170,7 @@ impl<N> Endpoints<N> {
             name: inner.base.name,
             nodes,
             priorities: priorities.collect(),
-            rejected: inner.rejected(),
+            rejected: inner.rejected.load(Ordering::Relaxed),
         }
     }
 }

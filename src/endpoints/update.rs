@@ -131,7 +131,11 @@ impl<N> Core<N> {
                 address,
                 stats,
             };
-            Inner::place(&mut members, member);
+            let place = index as usize;
+            if members.len() <= place {
+                members.resize_with(place + 1, || None);
+            }
+            members[place] = Some(Arc::new(member));
         }
         for index in gone.into_values() {
             if let Some(record) = self.machine.get_mut(index) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Standard;
 use super::config::{Budget, Config, settings};
 use super::inner::Inner;
+use super::stack::Identity;
 use super::state::NAME;
 use crate::backoff::Backoff;
 use crate::base::Setup;
@@ -18,7 +19,10 @@ use crate::retry_budget::RetryBudget;
 impl Standard {
     /// Returns a builder with the default settings.
     pub const fn builder() -> StandardBuilder {
-        StandardBuilder::new()
+        StandardBuilder {
+            config: Config::new(),
+            setup: Setup::new(NAME),
+        }
     }
 }
 
@@ -39,13 +43,6 @@ pub struct StandardBuilder {
 }
 
 impl StandardBuilder {
-    const fn new() -> Self {
-        Self {
-            config: Config::new(),
-            setup: Setup::new(NAME),
-        }
-    }
-
     /// Replaces all settings but name, observer, and clock.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -82,7 +79,12 @@ impl StandardBuilder {
     pub fn build(self) -> Result<Standard, ConfigError> {
         let missing = ConfigError::new(NAME, "clock", "must be given");
         let clock = self.setup.clock.ok_or(missing)?;
-        let inner = Inner::new(self.setup.name, clock, self.setup.observer, self.config)?;
+        let identity = Identity {
+            name: self.setup.name,
+            clock,
+            observer: self.setup.observer,
+        };
+        let inner = Inner::new(identity, &self.config)?;
         Ok(Standard::of(Arc::new(inner)))
     }
 }

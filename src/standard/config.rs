@@ -36,93 +36,6 @@ pub struct Config {
 
 crate::debug::debug_settings!(Config { limiter, retry, budget, breaker; total_timeout, attempt_timeout });
 
-/// The source of the retry budget.
-#[derive(Clone, Debug)]
-pub(super) enum Budget {
-    /// The stack's own budget.
-    Share { ratio: f64, floor_per_second: u32 },
-    /// A budget that other policies may share.
-    Shared(RetryBudget),
-    /// No budget.
-    Unlimited,
-}
-
-impl Budget {
-    pub(super) const DEFAULT: Self = Self::Share {
-        ratio: 0.2,
-        floor_per_second: 10,
-    };
-}
-
-impl PartialEq for Budget {
-    fn eq(&self, other: &Self) -> bool {
-        let share = |budget: &Self| match budget {
-            Self::Share {
-                ratio,
-                floor_per_second,
-            } => Some((*ratio, *floor_per_second)),
-            _ => None,
-        };
-        match (self, other) {
-            (Self::Shared(one), Self::Shared(other)) => one.is_same(other),
-            (Self::Unlimited, Self::Unlimited) => true,
-            _ => share(self).is_some() && share(self) == share(other),
-        }
-    }
-}
-
-impl PartialEq for Config {
-    fn eq(&self, other: &Self) -> bool {
-        self.effective_budget() == other.effective_budget()
-            && self.is_same_apart_from_budget(
-                other,
-                RateLimiterBuilder::is_same,
-                CircuitBreakerBuilder::is_same,
-            )
-    }
-}
-
-impl Config {
-    /// Returns whether the layers of `other` can take over these settings: they differ at most in settings that
-    /// limiter, breaker, and budget can change in place.
-    pub(super) fn is_same_but_for_terms(&self, other: &Self) -> bool {
-        let is_same_budget = match [self, other].map(Self::effective_budget) {
-            [Budget::Share { .. }, Budget::Share { .. }] => true,
-            [one, other] => one == other,
-        };
-        is_same_budget
-            && self.is_same_apart_from_budget(
-                other,
-                RateLimiterBuilder::is_same_but_for_terms,
-                CircuitBreakerBuilder::is_same_but_for_terms,
-            )
-    }
-
-    fn is_same_apart_from_budget(
-        &self,
-        other: &Self,
-        same_limiter: impl Fn(&RateLimiterBuilder, &RateLimiterBuilder) -> bool,
-        same_breaker: impl Fn(&CircuitBreakerBuilder, &CircuitBreakerBuilder) -> bool,
-    ) -> bool {
-        let both = [self, other];
-        (self.total_timeout, self.attempt_timeout) == (other.total_timeout, other.attempt_timeout)
-            && is_same(both.map(|config| config.limiter.as_ref()), same_limiter)
-            && is_same(
-                both.map(|config| config.retry.as_ref()),
-                RetryBuilder::is_same,
-            )
-            && is_same(both.map(|config| config.breaker.as_ref()), same_breaker)
-    }
-}
-
-/// Returns whether both are `None`, or the same.
-pub(super) fn is_same<T>(both: [Option<&T>; 2], same: impl Fn(&T, &T) -> bool) -> bool {
-    match both {
-        [Some(one), Some(other)] => same(one, other),
-        [one, other] => one.is_none() && other.is_none(),
-    }
-}
-
 impl Config {
     /// Returns the default settings.
     pub const fn new() -> Self {
@@ -165,11 +78,99 @@ impl Config {
         self.retry = Some(change(retry));
         self
     }
+
+    /// Returns whether the layers of `other` can take over these settings: they differ at most in settings that
+    /// limiter, breaker, and budget can change in place.
+    pub(super) fn is_same_but_for_terms(&self, other: &Self) -> bool {
+        let is_same_budget = match [self, other].map(Self::effective_budget) {
+            [Budget::Share { .. }, Budget::Share { .. }] => true,
+            [one, other] => one == other,
+        };
+        is_same_budget
+            && self.is_same_apart_from_budget(
+                other,
+                RateLimiterBuilder::is_same_but_for_terms,
+                CircuitBreakerBuilder::is_same_but_for_terms,
+            )
+    }
+
+    fn is_same_apart_from_budget(
+        &self,
+        other: &Self,
+        same_limiter: impl Fn(&RateLimiterBuilder, &RateLimiterBuilder) -> bool,
+        same_breaker: impl Fn(&CircuitBreakerBuilder, &CircuitBreakerBuilder) -> bool,
+    ) -> bool {
+        let both = [self, other];
+        (self.total_timeout, self.attempt_timeout) == (other.total_timeout, other.attempt_timeout)
+            && is_same(both.map(|config| config.limiter.as_ref()), same_limiter)
+            && is_same(
+                both.map(|config| config.retry.as_ref()),
+                RetryBuilder::is_same,
+            )
+            && is_same(both.map(|config| config.breaker.as_ref()), same_breaker)
+    }
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        self.effective_budget() == other.effective_budget()
+            && self.is_same_apart_from_budget(
+                other,
+                RateLimiterBuilder::is_same,
+                CircuitBreakerBuilder::is_same,
+            )
+    }
+}
+
+/// The source of the retry budget.
+#[derive(Clone, Debug)]
+pub(super) enum Budget {
+    /// The stack's own budget.
+    Share { ratio: f64, floor_per_second: u32 },
+    /// A budget that other policies may share.
+    Shared(RetryBudget),
+    /// No budget.
+    Unlimited,
+}
+
+impl Budget {
+    pub(super) const DEFAULT: Self = Self::Share {
+        ratio: 0.2,
+        floor_per_second: 10,
+    };
+}
+
+impl PartialEq for Budget {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Share {
+                    ratio,
+                    floor_per_second,
+                },
+                Self::Share {
+                    ratio: other_ratio,
+                    floor_per_second: other_floor,
+                },
+            ) => (ratio, floor_per_second) == (other_ratio, other_floor),
+            (Self::Shared(one), Self::Shared(other)) => one.is_same(other),
+            (Self::Unlimited, Self::Unlimited) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Returns whether both are `None`, or the same.
+pub(super) fn is_same<T>(both: [Option<&T>; 2], same: impl Fn(&T, &T) -> bool) -> bool {
+    match both {
+        [Some(one), Some(other)] => same(one, other),
+        [one, other] => one.is_none() && other.is_none(),
     }
 }
 

@@ -4,39 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::Config;
-use super::stack::{Site, Stack};
-use crate::clock::ClockHandle;
+use super::stack::{Identity, Stack};
 use crate::error::ConfigError;
-use crate::event::{Observer, Panics};
+use crate::event::Panics;
 use crate::keyed::Evictable;
 use crate::versions::{Next, Versions};
 
 pub(super) struct Inner {
-    pub(super) name: &'static str,
-    pub(super) clock: ClockHandle,
-    observer: Option<Arc<dyn Observer>>,
+    pub(super) identity: Identity,
     /// The configuration that the stack was built with.
     first: Arc<Config>,
     versions: Versions<Stack>,
 }
 
 impl Inner {
-    pub(super) fn new(
-        name: &'static str,
-        clock: ClockHandle,
-        observer: Option<Arc<dyn Observer>>,
-        config: Config,
-    ) -> Result<Self, ConfigError> {
-        let site = Site {
-            name,
-            clock: &clock,
-            observer: observer.as_ref(),
-        };
-        let stack = Stack::build(&site, &config, None)?;
+    pub(super) fn new(identity: Identity, config: &Config) -> Result<Self, ConfigError> {
+        let stack = Stack::build(&identity, config, None)?;
         Ok(Self {
-            name,
-            clock,
-            observer,
+            identity,
             first: stack.config(),
             versions: Versions::new(stack),
         })
@@ -55,12 +40,7 @@ impl Inner {
         loop {
             let base = self.versions.index();
             let before = self.versions.get(base);
-            let site = Site {
-                name: self.name,
-                clock: &self.clock,
-                observer: self.observer.as_ref(),
-            };
-            let stack = Stack::build(&site, config, Some(before))?;
+            let stack = Stack::build(&self.identity, config, Some(before))?;
             let next = match self.versions.find(|old| old.has_layers_of(&stack)) {
                 Some(index) => {
                     // If another change comes first, it may use these layers too, and apply this configuration until

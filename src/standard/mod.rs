@@ -78,7 +78,7 @@ impl Standard {
 
     /// Returns the name of the stack and of its layers, in errors, events, and snapshots.
     pub fn name(&self) -> &'static str {
-        self.inner.name
+        self.inner.identity.name
     }
 
     /// Returns the settings in force, as a start for [`reconfigure`](Self::reconfigure).
@@ -181,12 +181,12 @@ impl Standard {
 
     /// Returns the settings in force and a snapshot of each layer. Changes nothing.
     pub fn snapshot(&self) -> Snapshot {
-        self.inner.current().snapshot(self.inner.name)
+        self.inner.current().snapshot(self.inner.identity.name)
     }
 
     /// Returns the clock of all layers.
     pub fn clock(&self) -> &ClockHandle {
-        &self.inner.clock
+        &self.inner.identity.clock
     }
 }
 

@@ -21,7 +21,7 @@ where
 
 impl Describe for Standard {
     fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.clock.clone())
+        Some(self.inner.identity.clock.clone())
     }
 
     fn describe(&self, layers: &mut Vec<LayerKind>) {

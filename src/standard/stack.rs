@@ -42,29 +42,29 @@ struct Kept {
     budget: Option<RetryBudget>,
 }
 
-/// State shared by all configurations of a stack.
-pub(super) struct Site<'a> {
+/// What no configuration of a stack changes.
+pub(super) struct Identity {
     pub(super) name: &'static str,
-    pub(super) clock: &'a ClockHandle,
-    pub(super) observer: Option<&'a Arc<dyn Observer>>,
+    pub(super) clock: ClockHandle,
+    pub(super) observer: Option<Arc<dyn Observer>>,
 }
 
 impl Stack {
     /// Builds a stack that continues the state of `before`, without changing anything that `before` uses. See
     /// [`apply`](Self::apply).
     pub(super) fn build(
-        site: &Site<'_>,
+        identity: &Identity,
         config: &Config,
         before: Option<&Self>,
     ) -> Result<Self, ConfigError> {
         config.check()?;
         let mut kept = before.map_or_else(Kept::default, Self::last);
         let limiter = match &config.limiter {
-            Some(settings) => Some(next_limiter(site, settings, kept.limiter.take())?),
+            Some(settings) => Some(next_limiter(identity, settings, kept.limiter.take())?),
             None => None,
         };
         let breaker = match &config.breaker {
-            Some(settings) => Some(next_breaker(site, settings, kept.breaker.take())?),
+            Some(settings) => Some(next_breaker(identity, settings, kept.breaker.take())?),
             None => None,
         };
         let retry = config.retry.clone();
@@ -75,11 +75,15 @@ impl Stack {
                     Budget::Share {
                         ratio,
                         floor_per_second,
-                    } => Some(kept.budget(site, *ratio, *floor_per_second)?),
+                    } => Some(kept.budget(identity, *ratio, *floor_per_second)?),
                     Budget::Shared(budget) => Some(budget.clone()),
                     Budget::Unlimited => None,
                 };
-                Some(retry.adopted(site.name, site.clock, budget).build()?)
+                Some(
+                    retry
+                        .adopted(identity.name, &identity.clock, budget)
+                        .build()?,
+                )
             }
             None => {
                 // Without a retry, nothing uses the budget, but invalid settings are reported.
@@ -88,21 +92,21 @@ impl Stack {
                     floor_per_second,
                 } = config.effective_budget()
                 {
-                    own_budget(site, *ratio, *floor_per_second)?;
+                    own_budget(identity, *ratio, *floor_per_second)?;
                 }
                 None
             }
         };
         let timeout = |limit| {
-            let timeout = Timeout::builder().after(limit).name(site.name);
-            timeout.clock(site.clock.clone()).build()
+            let timeout = Timeout::builder().after(limit).name(identity.name);
+            timeout.clock(identity.clock.clone()).build()
         };
         let total = config.total_timeout.map(timeout).transpose()?;
         let attempt = config.attempt_timeout.map(timeout).transpose()?;
         let layers = (limiter, total, retry, breaker, attempt);
         Ok(Self {
             config: Mutex::new(Arc::new(config.clone())),
-            pipeline: Pipeline::assembled(layers, site.name, site.observer.cloned()),
+            pipeline: Pipeline::assembled(layers, identity.name, identity.observer.clone()),
             kept,
         })
     }
@@ -238,12 +242,15 @@ impl Stack {
 /// Returns the limiter of these settings: the old one if it can adopt them, otherwise a new one that continues with
 /// the same number of tokens.
 fn next_limiter(
-    site: &Site<'_>,
+    identity: &Identity,
     settings: &RateLimiterBuilder,
     old: Option<(RateLimiterBuilder, RateLimiter)>,
 ) -> Result<RateLimiter, ConfigError> {
     // Built even if the old one stays in use, so that invalid settings are reported.
-    let limiter = settings.clone().adopted(site.name, site.clock).build()?;
+    let limiter = settings
+        .clone()
+        .adopted(identity.name, &identity.clock)
+        .build()?;
     match old {
         Some((of, same)) if settings.is_same_but_for_terms(&of) => return Ok(same),
         Some((_, old)) => limiter.continue_from(&old),
@@ -255,11 +262,11 @@ fn next_limiter(
 /// Returns the breaker of these settings: the old one if its windows fit them, otherwise a new one that continues in
 /// the same state.
 fn next_breaker(
-    site: &Site<'_>,
+    identity: &Identity,
     settings: &CircuitBreakerBuilder,
     old: Option<(CircuitBreakerBuilder, CircuitBreaker)>,
 ) -> Result<CircuitBreaker, ConfigError> {
-    let adopted = settings.clone().adopted(site.name, site.clock);
+    let adopted = settings.clone().adopted(identity.name, &identity.clock);
     let Some((of, old)) = old else {
         return adopted.build();
     };
@@ -275,22 +282,22 @@ impl Kept {
     /// Returns the stack's own budget, which is built at most once.
     fn budget(
         &mut self,
-        site: &Site<'_>,
+        identity: &Identity,
         ratio: f64,
         floor_per_second: u32,
     ) -> Result<RetryBudget, ConfigError> {
         // Built even if the old one stays in use, so that invalid settings are reported.
-        let budget = own_budget(site, ratio, floor_per_second)?;
+        let budget = own_budget(identity, ratio, floor_per_second)?;
         Ok(self.budget.get_or_insert(budget).clone())
     }
 }
 
 fn own_budget(
-    site: &Site<'_>,
+    identity: &Identity,
     ratio: f64,
     floor_per_second: u32,
 ) -> Result<RetryBudget, ConfigError> {
     let budget = RetryBudget::percentage().ratio(ratio);
-    let budget = budget.floor(floor_per_second).name(site.name);
-    budget.clock(site.clock.clone()).build()
+    let budget = budget.floor(floor_per_second).name(identity.name);
+    budget.clock(identity.clock.clone()).build()
 }

@@ -99,8 +99,8 @@ impl Throttle {
             failures: totals.failures,
             in_flight: totals.in_flight,
             calls_per_second: totals.per_second,
-            rejection_probability: inner.state.probability(totals),
-            max_rejection: inner.state.max_rejection(),
+            rejection_probability: inner.state.rule.probability(totals),
+            max_rejection: inner.state.rule.max_rejection,
             rejected: if shadow { 0 } else { rejections },
             would_reject: if shadow { rejections } else { 0 },
         }
@@ -128,7 +128,7 @@ impl fmt::Debug for Throttle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Throttle")
             .field("name", &self.name())
-            .field("rule", self.inner.state.rule())
+            .field("rule", &self.inner.state.rule)
             .field("window", &DebugLimit(&self.inner.state.window()))
             .finish_non_exhaustive()
     }

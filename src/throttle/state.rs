@@ -76,7 +76,7 @@ pub(super) enum Admission {
 /// The window, the rule, and the time of the last admission.
 #[derive(Debug)]
 pub(super) struct State {
-    rule: RejectionRule,
+    pub(super) rule: RejectionRule,
     window: TimeWindow,
     /// Length of the window.
     length: Duration,
@@ -118,10 +118,6 @@ impl State {
         }
     }
 
-    pub(super) const fn rule(&self) -> &RejectionRule {
-        &self.rule
-    }
-
     /// Returns the length of the window.
     pub(super) const fn window(&self) -> Duration {
         self.length
@@ -143,14 +139,6 @@ impl State {
             in_grace,
             per_second: requests as f64 / self.length.as_secs_f64(),
         }
-    }
-
-    pub(super) fn probability(&self, totals: Totals) -> f64 {
-        self.rule.probability(totals)
-    }
-
-    pub(super) const fn max_rejection(&self) -> f64 {
-        self.rule.max_rejection
     }
 
     /// Admits a call or rejects it. `draw` returns a number in `[0, 1)`; it is called only if the probability

@@ -188,7 +188,7 @@ proptest! {
             let expected = naive.seen(now, grace_slices);
             prop_assert!((seen.per_second - expected.per_second).abs() < 1e-9);
             prop_assert_eq!(seen, Totals { per_second: seen.per_second, ..expected });
-            let probability = state.probability(seen);
+            let probability = state.rule.probability(seen);
             let expected = Naive::probability(expected, &rule);
             // A root magnifies rounding errors near zero.
             prop_assert!((probability - expected).abs() < 1e-3, "{} {}", probability, expected);

@@ -91,6 +91,12 @@ impl Calibration {
         share(policy, "calibration", self.jitter)?;
         share(policy, "calibration", self.quantile)
     }
+
+    /// Returns when the next calibration after this sample starts.
+    fn after(&self, sample: &Sample) -> Instant {
+        let stretched = nanos(self.interval) as f64 * (1.0 + self.jitter * sample.random);
+        sample.now + Duration::from_nanos(stretched as u64)
+    }
 }
 
 impl Default for Calibration {
@@ -165,13 +171,5 @@ impl Calibrator {
         self.running = None;
         self.next = Some(self.rules.after(sample));
         measured.map_or(Progress::Measuring, Progress::Done)
-    }
-}
-
-impl Calibration {
-    /// Returns when the next calibration after this sample starts.
-    fn after(&self, sample: &Sample) -> Instant {
-        let stretched = nanos(self.interval) as f64 * (1.0 + self.jitter * sample.random);
-        sample.now + Duration::from_nanos(stretched as u64)
     }
 }

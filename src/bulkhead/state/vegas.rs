@@ -103,8 +103,20 @@ impl Vegas {
 
     /// Returns the baseline: the smallest latency known, or `None` before the first sample.
     pub fn baseline(&self) -> Option<Duration> {
-        let nanos = self.smallest.value()?;
+        let nanos = self.smallest.value?;
         Some(Duration::from_nanos(nanos as u64))
+    }
+
+    fn move_to(&mut self, target: f64) {
+        if target.is_nan() {
+            // A user's function returned NaN.
+            return;
+        }
+        let target = self.config.bounds.clamp(target);
+        let smoothing = self.config.smoothing;
+        // The initial limit may be outside the bounds.
+        let moved = self.limit * (1.0 - smoothing) + target * smoothing;
+        self.limit = moved.max(1.0);
     }
 }
 
@@ -225,11 +237,11 @@ impl ConcurrencyLimit for Vegas {
                 }
             }
         }
-        let latency = sample.nanos();
         if sample.latency.is_zero() {
             // The clock stood still during the call. A baseline of zero could never be undercut.
             return;
         }
+        let latency = sample.nanos();
         let Some(smallest) = self
             .smallest
             .add(latency, sample.now, self.config.max_baseline_age)
@@ -261,20 +273,6 @@ impl ConcurrencyLimit for Vegas {
     }
 }
 
-impl Vegas {
-    fn move_to(&mut self, target: f64) {
-        if target.is_nan() {
-            // A user's function returned NaN.
-            return;
-        }
-        let target = self.config.bounds.clamp(target);
-        let smoothing = self.config.smoothing;
-        // The initial limit may be outside the bounds.
-        let moved = self.limit * (1.0 - smoothing) + target * smoothing;
-        self.limit = moved.max(1.0);
-    }
-}
-
 /// The smallest latency in nanoseconds, which may expire.
 #[derive(Clone, Copy, Debug, Default)]
 struct Smallest {
@@ -291,10 +289,6 @@ impl Smallest {
             successor: None,
             since: now,
         }
-    }
-
-    const fn value(&self) -> Option<f64> {
-        self.value
     }
 
     /// Adds a latency. Returns the smallest one, or `None` if it is this one.

@@ -15,7 +15,7 @@ use crate::rng::Stream;
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) rules: Rules,
-    pub(crate) records: Vec<Option<Record>>,
+    pub(super) records: Vec<Option<Record>>,
     last_sweep: Instant,
     /// Calls of a node per second between the last two sweeps.
     rate: Option<f64>,
@@ -182,7 +182,7 @@ impl Machine {
                 (_, true) => EjectionCause::FailureShare,
                 _ => continue,
             };
-            changes.extend(self.eject(index, cause, &mut ejections, now, random.unit()));
+            changes.extend(self.try_eject(index, cause, &mut ejections, now, random.unit()));
         }
         changes
     }
@@ -201,7 +201,7 @@ impl Machine {
             .filter(|record| record.stats.epoch() == epoch)?;
         let mut ejections = self.ejection_counts(now);
         let cause = EjectionCause::ConsecutiveFailures(limit);
-        self.eject(index, cause, &mut ejections, now, random)
+        self.try_eject(index, cause, &mut ejections, now, random)
     }
 
     /// Ends the probe of a returning node.
@@ -221,7 +221,7 @@ impl Machine {
         if is_good {
             return self.admit(index, now);
         }
-        self.eject_for(index, EjectionCause::ProbeFailed, now, random)
+        self.eject(index, EjectionCause::ProbeFailed, now, random)
     }
 
     /// Admits a node that was ejected.
@@ -234,8 +234,8 @@ impl Machine {
         Some(Change::Returned { index })
     }
 
-    /// Ejects a node, unless that would leave too few.
-    fn eject(
+    /// Ejects a node that is admitted, unless that would leave too few.
+    fn try_eject(
         &mut self,
         index: u32,
         cause: EjectionCause,
@@ -269,7 +269,7 @@ impl Machine {
         }
         *available = others;
         ejections.ejected += 1;
-        self.eject_for(index, cause, now, random)
+        self.eject(index, cause, now, random)
     }
 
     /// Counts the nodes.
@@ -308,7 +308,8 @@ impl Machine {
             .collect()
     }
 
-    fn eject_for(
+    /// Ejects a node, whatever is left.
+    fn eject(
         &mut self,
         index: u32,
         cause: EjectionCause,

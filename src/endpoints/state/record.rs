@@ -110,6 +110,14 @@ impl Record {
         self.is_fit(now) && self.standing == Standing::Admitted
     }
 
+    /// Returns when neither an ejection nor a park holds calls back any more.
+    pub(crate) fn barred_until(&self) -> Instant {
+        match self.standing {
+            Standing::Ejected { until } => until.max(self.parked_until),
+            Standing::Admitted | Standing::Returning => self.parked_until,
+        }
+    }
+
     /// Returns all calls that ended: good ones and failures.
     pub(crate) fn totals(&self) -> Ended {
         self.swept + self.stats.ended()

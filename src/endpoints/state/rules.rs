@@ -62,6 +62,30 @@ pub(crate) struct FailureShare {
 }
 
 impl Rules {
+    pub(crate) const DEFAULT: Self = Self {
+        consecutive: Some(5),
+        success_rate: Some(SuccessRate {
+            deviations: 1.9,
+            min_calls: 100,
+            min_nodes: 5,
+        }),
+        failure_share: Some(FailureShare {
+            share: 0.85,
+            min_calls: 50,
+        }),
+        interval: Duration::from_secs(10),
+        base_ejection: Duration::from_secs(30),
+        max_ejection: Duration::from_secs(300),
+        jitter: 0.1,
+        max_ejected: 0.1,
+        shadow: false,
+        overprovisioning: 1.4,
+        panic_threshold: 0.5,
+        slow_start: SlowStart::new(Duration::from_secs(30), 0.1, 1.0),
+        unhealthy_after: 3,
+        healthy_after: 1,
+    };
+
     /// Returns the length of the ejection number `times` in a row, in nanoseconds, without jitter:
     /// `min(base × times, max)`.
     pub(crate) fn ejection(&self, times: u32) -> u64 {
