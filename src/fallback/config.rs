@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::stale::Stale;
-use super::state::When;
+use super::state::{When, when_setters};
 use crate::clock::ClockHandle;
 use crate::debug::DebugLimit;
 use crate::error::ConfigError;
@@ -47,30 +47,7 @@ impl<T> StaleBuilder<T> {
         self
     }
 
-    /// Sets whether errors of the operation are replaced if the dependency is at fault, or if they are worth a retry.
-    /// Default `true`.
-    pub const fn on_errors(mut self, replaced: bool) -> Self {
-        self.when.errors = replaced;
-        self
-    }
-
-    /// Sets whether timeouts are replaced. Default `true`.
-    pub const fn on_timeouts(mut self, replaced: bool) -> Self {
-        self.when.timeouts = replaced;
-        self
-    }
-
-    /// Sets whether rejections are replaced, such as those of an open circuit. Default `true`.
-    pub const fn on_rejections(mut self, replaced: bool) -> Self {
-        self.when.rejections = replaced;
-        self
-    }
-
-    /// Sets whether errors of the operation are replaced although the dependency is healthy. Default `false`.
-    pub const fn on_permanent(mut self, replaced: bool) -> Self {
-        self.when.permanent = replaced;
-        self
-    }
+    when_setters!();
 
     setters! {
         /// Sets the name in events and snapshots.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use self::state::When;
+use self::state::{When, when_setters};
 use crate::error::Error;
 use crate::keyed::stateless;
 use crate::sync::{AtomicU64, Ordering};
@@ -89,35 +89,7 @@ impl<S> Fallback<S> {
         }
     }
 
-    /// Sets whether errors of the operation are replaced if the dependency is at fault, or if they are worth a retry.
-    /// Default `true`.
-    #[must_use]
-    pub fn on_errors(mut self, replaced: bool) -> Self {
-        self.when.errors = replaced;
-        self
-    }
-
-    /// Sets whether timeouts are replaced. Default `true`.
-    #[must_use]
-    pub fn on_timeouts(mut self, replaced: bool) -> Self {
-        self.when.timeouts = replaced;
-        self
-    }
-
-    /// Sets whether rejections are replaced, such as those of an open circuit. Default `true`.
-    #[must_use]
-    pub fn on_rejections(mut self, replaced: bool) -> Self {
-        self.when.rejections = replaced;
-        self
-    }
-
-    /// Sets whether errors of the operation are replaced although the dependency is healthy: errors of the caller
-    /// ([`Verdict::permanent`](crate::Verdict::permanent)), and errors to be ignored. Default `false`.
-    #[must_use]
-    pub fn on_permanent(mut self, replaced: bool) -> Self {
-        self.when.permanent = replaced;
-        self
-    }
+    when_setters!();
 
     /// Sets the name in events and snapshots. Default `fallback`.
     #[must_use]

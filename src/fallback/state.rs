@@ -36,6 +36,42 @@ impl When {
     }
 }
 
+/// The setters of the field `when`.
+macro_rules! when_setters {
+    () => {
+        /// Sets whether errors of the operation are replaced if the dependency is at fault, or if they are worth a
+        /// retry. Default `true`.
+        #[must_use = "it returns the changed value"]
+        pub const fn on_errors(mut self, replaced: bool) -> Self {
+            self.when.errors = replaced;
+            self
+        }
+
+        /// Sets whether timeouts are replaced. Default `true`.
+        #[must_use = "it returns the changed value"]
+        pub const fn on_timeouts(mut self, replaced: bool) -> Self {
+            self.when.timeouts = replaced;
+            self
+        }
+
+        /// Sets whether rejections are replaced, such as those of an open circuit. Default `true`.
+        #[must_use = "it returns the changed value"]
+        pub const fn on_rejections(mut self, replaced: bool) -> Self {
+            self.when.rejections = replaced;
+            self
+        }
+
+        /// Sets whether errors of the operation are replaced although the dependency is healthy: errors of the caller
+        /// ([`Verdict::permanent`](crate::Verdict::permanent)), and errors to be ignored. Default `false`.
+        #[must_use = "it returns the changed value"]
+        pub const fn on_permanent(mut self, replaced: bool) -> Self {
+            self.when.permanent = replaced;
+            self
+        }
+    };
+}
+pub(super) use when_setters;
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -217,13 +217,13 @@ impl Inner {
 
     /// Returns whether this is the rejection of an open circuit that the retry waits for.
     fn waits_out<E>(&self, error: &Error<E>) -> bool {
-        self.retry_open_circuit && error.reason() == Some(Reason::CircuitOpen)
+        self.settings.retry_open_circuit && error.reason() == Some(Reason::CircuitOpen)
     }
 
     fn stop(&self, attempt: u32, executed: u32, stop: StopReason, observer: Option<&dyn Observer>) {
         if let Some(observer) = observer {
             observer.on_event(&Event::RetryStopped {
-                policy: self.name,
+                policy: self.settings.name,
                 pipeline: None,
                 attempt,
                 executed,
@@ -284,7 +284,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         if let Err(stop) = allowed {
             self.stop(stop);
             let outcome = self.outcome_of_call(outcome);
-            if stop != StopReason::BudgetEmpty || !self.inner.wait_when_budget_empty {
+            if stop != StopReason::BudgetEmpty || !self.inner.settings.wait_when_budget_empty {
                 return Decision::Return(self.hand_over(outcome));
             }
             // A new outcome, because the cached end time of the old one is from before the sleep.
@@ -318,7 +318,7 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         let retrying = Retrying::new(self.cx.attempt(), verdict, delay);
         if let Some(observer) = self.op.listener().observer() {
             observer.on_event(&Event::RetryScheduled {
-                policy: self.inner.name,
+                policy: self.inner.settings.name,
                 pipeline: None,
                 attempt: retrying.attempt(),
                 rejected: error.and_then(Error::reason),
@@ -329,14 +329,14 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
         if let Some(error) = error {
             self.hook.call(error, &retrying);
         }
-        if let Some(hook) = &self.inner.on_retry {
+        if let Some(hook) = &self.inner.settings.on_retry {
             hook(&retrying);
         }
     }
 
     /// Returns the outcome of a call whose last attempt had `outcome`: that of the last executed attempt.
     fn outcome_of_call(&mut self, mut outcome: OutcomeOf<Op>) -> OutcomeOf<Op> {
-        if !outcome.is_rejected() || self.inner.return_rejection {
+        if !outcome.is_rejected() || self.inner.settings.return_rejection {
             return outcome;
         }
         let Some(mut last) = self.last.take() else {
@@ -418,31 +418,27 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
 
     fn limits(&mut self) -> Limits {
         let Inner {
-            clock,
-            max_attempts,
-            max_hint,
-            max_elapsed,
-            ..
+            settings, clock, ..
         } = self.inner;
         let start = self.cx.start(clock);
         Limits {
-            max_attempts: *max_attempts,
-            max_hint: *max_hint,
-            latest_start: max_elapsed.map_or(Instant::FAR_FUTURE, |limit| start + limit),
+            max_attempts: settings.max_attempts,
+            max_hint: settings.max_hint,
+            latest_start: settings
+                .max_elapsed
+                .map_or(Instant::FAR_FUTURE, |limit| start + limit),
             deadline: self.cx.deadline(clock),
         }
     }
 
     /// Returns the wait before the next attempt, and the wait that the server or the rejecting layer asked for.
     fn wait(&mut self, verdict: &Verdict, rejection: Option<&Error<Op::Error>>) -> Wait {
-        let inner = self.inner;
+        let Inner { settings, rng, .. } = self.inner;
         let backoff = match verdict.class() {
-            ErrorClass::Throttled if rejection.is_none() => &inner.throttled_backoff,
-            _ => &inner.backoff,
+            ErrorClass::Throttled if rejection.is_none() => &settings.throttled_backoff,
+            _ => &settings.backoff,
         };
-        let (progress, unit) = (std::cell::RefCell::new(&mut self.progress), || {
-            inner.rng.unit()
-        });
+        let (progress, unit) = (std::cell::RefCell::new(&mut self.progress), || rng.unit());
         let computed = || progress.borrow_mut().next(backoff, unit);
         let spread = || progress.borrow_mut().next_spread(backoff, unit);
         let wait = match (rejection, verdict.hint()) {
@@ -455,13 +451,13 @@ impl<Op: Operation, H: Hook<Op>> Loop<'_, Op, H> {
                 },
                 None => Wait::of(computed()),
             },
-            (None, Some(hint)) => Wait::hinted(inner.hint, hint, computed, spread),
+            (None, Some(hint)) => Wait::hinted(settings.hint, hint, computed, spread),
             (None, None) => Wait::of(computed()),
         };
         if verdict.resets_backoff() {
             self.progress = Progress::new();
         }
-        match &inner.delay {
+        match &settings.delay {
             Some(replace) => {
                 let retrying = Retrying::new(self.cx.attempt(), *verdict, wait.delay);
                 Wait::of(replace(&retrying))

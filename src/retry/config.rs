@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::state::{HintRule, Retrying};
-use super::{DelayFn, Inner, Retry, RetryFn};
+use super::{Inner, Retry, Settings};
 use crate::backoff::Backoff;
 use crate::base::is_same_arc;
 use crate::blocking;
 use crate::clock::ClockHandle;
-use crate::debug::DebugLimit;
 use crate::error::ConfigError;
 use crate::retry_budget::RetryBudget;
 use crate::rng::SharedRng;
@@ -18,7 +17,25 @@ use crate::rng::SharedRng;
 impl Retry {
     /// Returns a builder with the default settings.
     pub const fn builder() -> RetryBuilder {
-        RetryBuilder::new()
+        RetryBuilder {
+            settings: Settings {
+                name: RetryBuilder::NAME,
+                max_attempts: 3,
+                backoff: Backoff::exponential(Duration::from_millis(50)),
+                throttled_backoff: Backoff::exponential(Duration::from_secs(1)),
+                hint: HintRule::Obey,
+                max_hint: Duration::from_secs(60),
+                max_elapsed: None,
+                budget: None,
+                retry_open_circuit: false,
+                return_rejection: false,
+                wait_when_budget_empty: false,
+                delay: None,
+                on_retry: None,
+            },
+            seed: None,
+            clock: ClockHandle::preset(),
+        }
     }
 }
 
@@ -26,19 +43,7 @@ impl Retry {
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct RetryBuilder {
-    name: &'static str,
-    max_attempts: u32,
-    backoff: Backoff,
-    throttled_backoff: Backoff,
-    hint: HintRule,
-    max_hint: Duration,
-    max_elapsed: Option<Duration>,
-    budget: Option<RetryBudget>,
-    retry_open_circuit: bool,
-    return_rejection: bool,
-    wait_when_budget_empty: bool,
-    delay: Option<Arc<DelayFn>>,
-    on_retry: Option<Arc<RetryFn>>,
+    settings: Settings,
     seed: Option<u64>,
     clock: Option<ClockHandle>,
 }
@@ -55,75 +60,55 @@ impl Default for Retry {
 impl RetryBuilder {
     const NAME: &'static str = "retry";
 
-    const fn new() -> Self {
-        Self {
-            name: Self::NAME,
-            max_attempts: 3,
-            backoff: Backoff::exponential(Duration::from_millis(50)),
-            throttled_backoff: Backoff::exponential(Duration::from_secs(1)),
-            hint: HintRule::Obey,
-            max_hint: Duration::from_secs(60),
-            max_elapsed: None,
-            budget: None,
-            retry_open_circuit: false,
-            return_rejection: false,
-            wait_when_budget_empty: false,
-            delay: None,
-            on_retry: None,
-            seed: None,
-            clock: ClockHandle::preset(),
-        }
-    }
-
     /// Sets the most attempts of a call, the first one included: at least 1. Default 3.
     pub const fn max_attempts(mut self, attempts: u32) -> Self {
-        self.max_attempts = attempts;
+        self.settings.max_attempts = attempts;
         self
     }
 
     /// Sets the delays between attempts.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
+        self.settings.backoff = backoff;
         self
     }
 
     /// Sets the delays after an attempt that was throttled
     /// ([`ErrorClass::Throttled`](crate::policy::ErrorClass::Throttled)).
     pub fn throttled_backoff(mut self, backoff: Backoff) -> Self {
-        self.throttled_backoff = backoff;
+        self.settings.throttled_backoff = backoff;
         self
     }
 
     /// Sets how a server's hint changes the delay.
     pub const fn hint(mut self, rule: HintRule) -> Self {
-        self.hint = rule;
+        self.settings.hint = rule;
         self
     }
 
     /// Sets the longest wait that a server's hint may demand under [`HintRule::Obey`]. A longer hint ends the call at
     /// once. With zero, every hint does.
     pub const fn max_hint(mut self, longest: Duration) -> Self {
-        self.max_hint = longest;
+        self.settings.max_hint = longest;
         self
     }
 
     /// Sets the longest time from the start of a call to the start of its last attempt, operations
     /// included. Zero allows retries only where no time has passed.
     pub const fn max_elapsed(mut self, limit: Duration) -> Self {
-        self.max_elapsed = Some(limit);
+        self.settings.max_elapsed = Some(limit);
         self
     }
 
     /// Sets the budget of all calls of this retry. Other users of its clones share it.
     pub fn budget(mut self, budget: RetryBudget) -> Self {
-        self.budget = Some(budget);
+        self.settings.budget = Some(budget);
         self
     }
 
     /// Sets whether to wait until an open circuit of an inner breaker admits probes, if that is before the deadline.
     /// Default `false`.
     pub const fn retry_open_circuit(mut self, retry: bool) -> Self {
-        self.retry_open_circuit = retry;
+        self.settings.retry_open_circuit = retry;
         self
     }
 
@@ -131,14 +116,14 @@ impl RetryBuilder {
     /// the error of the last executed attempt is returned, so that a rejection always means that nothing was
     /// executed.
     pub const fn return_rejection(mut self, rejection: bool) -> Self {
-        self.return_rejection = rejection;
+        self.settings.return_rejection = rejection;
         self
     }
 
     /// Sets whether to wait for the delay before the error is returned if the budget is empty. Useful for callers that
     /// poll in a loop.
     pub const fn wait_when_budget_empty(mut self, wait: bool) -> Self {
-        self.wait_when_budget_empty = wait;
+        self.settings.wait_when_budget_empty = wait;
         self
     }
 
@@ -149,7 +134,7 @@ impl RetryBuilder {
         mut self,
         delay: impl Fn(&Retrying) -> Duration + Send + Sync + 'static,
     ) -> Self {
-        self.delay = Some(Arc::new(move |retrying: &Retrying| {
+        self.settings.delay = Some(Arc::new(move |retrying: &Retrying| {
             blocking::outside(|| delay(retrying))
         }));
         self
@@ -158,7 +143,7 @@ impl RetryBuilder {
     /// Sets a hook that is called before each wait, once the failed attempt has been dropped. For a hook that gets
     /// the error, use [`Retry::notify`].
     pub fn on_retry(mut self, hook: impl Fn(&Retrying) + Send + Sync + 'static) -> Self {
-        self.on_retry = Some(Arc::new(move |retrying: &Retrying| {
+        self.settings.on_retry = Some(Arc::new(move |retrying: &Retrying| {
             blocking::outside(|| hook(retrying));
         }));
         self
@@ -167,10 +152,13 @@ impl RetryBuilder {
     setters! {
         /// Makes the jitter reproducible: retries with the same seed draw the same sequence of numbers.
         seed;
-        /// Sets the name in events.
-        name;
         /// Sets the clock that measures delays.
         clock;
+    }
+
+    setters! { in settings;
+        /// Sets the name in events.
+        name;
     }
 
     /// Adopts the name, the clock, and the budget of a stack.
@@ -180,43 +168,45 @@ impl RetryBuilder {
         clock: &ClockHandle,
         budget: Option<RetryBudget>,
     ) -> Self {
-        if self.name == Self::NAME {
-            self.name = name;
+        if self.settings.name == Self::NAME {
+            self.settings.name = name;
         }
         self.clock = Some(clock.clone());
-        self.budget = budget.or(self.budget);
+        self.settings.budget = budget.or(self.settings.budget);
         self
     }
 
     /// Returns the limit of the elapsed time.
     pub(crate) const fn longest(&self) -> Option<Duration> {
-        self.max_elapsed
+        self.settings.max_elapsed
     }
 
     /// Returns whether it has a budget of its own.
     pub(crate) const fn has_budget(&self) -> bool {
-        self.budget.is_some()
+        self.settings.budget.is_some()
     }
 
     /// Returns whether both build equal retries, except for the clock.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let plain = |retry: &Self| {
+        let plain = |settings: &Settings| {
             (
-                (retry.name, retry.max_attempts, retry.hint, retry.max_hint),
-                (retry.max_elapsed, retry.retry_open_circuit, retry.seed),
-                (retry.return_rejection, retry.wait_when_budget_empty),
+                (settings.name, settings.max_attempts, settings.max_elapsed),
+                (settings.hint, settings.max_hint),
+                settings.retry_open_circuit,
+                (settings.return_rejection, settings.wait_when_budget_empty),
             )
         };
-        let budgets = (self.budget.as_ref(), other.budget.as_ref());
-        plain(self) == plain(other)
-            && self.backoff == other.backoff
-            && self.throttled_backoff == other.throttled_backoff
-            && match budgets {
+        let (one, other, seeds) = (&self.settings, &other.settings, (self.seed, other.seed));
+        seeds.0 == seeds.1
+            && plain(one) == plain(other)
+            && one.backoff == other.backoff
+            && one.throttled_backoff == other.throttled_backoff
+            && match (&one.budget, &other.budget) {
                 (Some(one), Some(other)) => one.is_same(other),
                 (one, other) => one.is_some() == other.is_some(),
             }
-            && is_same_arc(self.delay.as_ref(), other.delay.as_ref())
-            && is_same_arc(self.on_retry.as_ref(), other.on_retry.as_ref())
+            && is_same_arc(one.delay.as_ref(), other.delay.as_ref())
+            && is_same_arc(one.on_retry.as_ref(), other.on_retry.as_ref())
     }
 
     /// Builds the retry.
@@ -226,26 +216,17 @@ impl RetryBuilder {
     /// If `max_attempts` is zero, a backoff is invalid, or no clock was given where the feature `tokio` is off.
     pub fn build(self) -> Result<Retry, ConfigError> {
         let error = |setting, problem| ConfigError::new("retry", setting, problem);
-        if self.max_attempts == 0 {
+        let settings = self.settings;
+        if settings.max_attempts == 0 {
             return Err(error("max_attempts", "must be at least 1"));
         }
-        self.backoff.check("retry", "backoff")?;
-        self.throttled_backoff.check("retry", "throttled_backoff")?;
+        settings.backoff.check("retry", "backoff")?;
+        settings
+            .throttled_backoff
+            .check("retry", "throttled_backoff")?;
         Ok(Retry {
             inner: Arc::new(Inner {
-                name: self.name,
-                max_attempts: self.max_attempts,
-                backoff: self.backoff,
-                throttled_backoff: self.throttled_backoff,
-                hint: self.hint,
-                max_hint: self.max_hint,
-                max_elapsed: self.max_elapsed,
-                budget: self.budget,
-                retry_open_circuit: self.retry_open_circuit,
-                return_rejection: self.return_rejection,
-                wait_when_budget_empty: self.wait_when_budget_empty,
-                delay: self.delay,
-                on_retry: self.on_retry,
+                settings,
                 rng: SharedRng::new(self.seed),
                 clock: self.clock.ok_or(error("clock", "must be given"))?,
             }),
@@ -255,15 +236,6 @@ impl RetryBuilder {
 
 impl fmt::Debug for RetryBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RetryBuilder")
-            .field("name", &self.name)
-            .field("max_attempts", &self.max_attempts)
-            .field("backoff", &self.backoff)
-            .field("throttled_backoff", &self.throttled_backoff)
-            .field("hint", &self.hint)
-            .field("max_hint", &DebugLimit(&self.max_hint))
-            .field("max_elapsed", &DebugLimit(&self.max_elapsed))
-            .field("budget", &self.budget)
-            .finish_non_exhaustive()
+        self.settings.fmt_as("RetryBuilder", f)
     }
 }

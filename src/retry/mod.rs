@@ -36,8 +36,16 @@ pub struct Retry {
 // Counts as stateless, because its budget is usually shared.
 stateless!(Retry);
 
-/// The settings of a retry, and its source of jitter.
+/// State shared by the clones of a retry.
 pub struct Inner {
+    settings: Settings,
+    rng: SharedRng,
+    clock: ClockHandle,
+}
+
+/// The settings of a retry.
+#[derive(Clone)]
+struct Settings {
     name: &'static str,
     max_attempts: u32,
     backoff: Backoff,
@@ -51,22 +59,36 @@ pub struct Inner {
     wait_when_budget_empty: bool,
     delay: Option<Arc<DelayFn>>,
     on_retry: Option<Arc<RetryFn>>,
-    rng: SharedRng,
-    clock: ClockHandle,
 }
 
 type DelayFn = dyn Fn(&Retrying) -> Duration + Send + Sync;
 type RetryFn = dyn Fn(&Retrying) + Send + Sync;
 
+impl Settings {
+    /// Formats the settings as those of the builder or of the handle.
+    fn fmt_as(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name)
+            .field("name", &self.name)
+            .field("max_attempts", &self.max_attempts)
+            .field("backoff", &self.backoff)
+            .field("throttled_backoff", &self.throttled_backoff)
+            .field("hint", &self.hint)
+            .field("max_hint", &DebugLimit(&self.max_hint))
+            .field("max_elapsed", &DebugLimit(&self.max_elapsed))
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Retry {
     /// Returns the name in events.
     pub fn name(&self) -> &'static str {
-        self.inner.name
+        self.inner.settings.name
     }
 
     /// Returns the most attempts of a call, the first one included.
     pub fn max_attempts(&self) -> u32 {
-        self.inner.max_attempts
+        self.inner.settings.max_attempts
     }
 
     /// Returns a retry that calls `hook` before each wait with the error of the failed attempt, which has been
@@ -98,7 +120,7 @@ impl Retry {
 
     /// Returns the budget, if there is one.
     pub fn budget(&self) -> Option<&RetryBudget> {
-        self.inner.budget.as_ref()
+        self.inner.settings.budget.as_ref()
     }
 }
 
@@ -125,15 +147,6 @@ impl fmt::Debug for Retry {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Retry")
-            .field("name", &self.name)
-            .field("max_attempts", &self.max_attempts)
-            .field("backoff", &self.backoff)
-            .field("throttled_backoff", &self.throttled_backoff)
-            .field("hint", &self.hint)
-            .field("max_hint", &DebugLimit(&self.max_hint))
-            .field("max_elapsed", &DebugLimit(&self.max_elapsed))
-            .field("budget", &self.budget)
-            .finish_non_exhaustive()
+        self.settings.fmt_as("Retry", f)
     }
 }

@@ -33,7 +33,7 @@ impl Describe for Retry {
 
     fn describe(&self, layers: &mut Vec<LayerKind>) {
         layers.push(LayerKind::Retry {
-            max_attempts: self.inner.max_attempts,
+            max_attempts: self.inner.settings.max_attempts,
         });
     }
 }
@@ -75,11 +75,11 @@ impl Inner {
         mut cx: Context,
         hook: H,
     ) -> RetryFuture<'_, Op, H> {
-        if self.max_elapsed.is_some() {
+        if self.settings.max_elapsed.is_some() {
             // The clock is read only for `max_elapsed`, which needs the start of the first attempt.
             cx.now(&self.clock);
         }
-        let budget = self.budget.as_ref();
+        let budget = self.settings.budget.as_ref();
         let call = budget.map(|budget| budget.begin_in(&mut cx));
         let cx = cx.with_attempt(1);
         let memory = Memory::First {
