@@ -179,17 +179,7 @@ impl<'a> AcquirePermit<'a> {
             wait: Wait::new(None),
         }
     }
-}
 
-impl<'a> Future for AcquirePermit<'a> {
-    type Output = Result<Permit<'a>, Rejected>;
-
-    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        coop::poll_within(task, |task| self.poll_permit(task))
-    }
-}
-
-impl<'a> AcquirePermit<'a> {
     #[inline(always)]
     fn poll_permit(
         self: Pin<&mut Self>,
@@ -224,5 +214,13 @@ impl<'a> AcquirePermit<'a> {
             }),
             Err(reason) => Err(inner.reject(reason, None)),
         })
+    }
+}
+
+impl<'a> Future for AcquirePermit<'a> {
+    type Output = Result<Permit<'a>, Rejected>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        coop::poll_within(task, |task| self.poll_permit(task))
     }
 }

@@ -34,6 +34,18 @@ impl<'a, Op: Operation> Run<Op> for &'a Bulkhead {
     }
 }
 
+impl Describe for Bulkhead {
+    fn clock(&self) -> Option<ClockHandle> {
+        Some(self.inner.base.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Bulkhead {
+            adaptive: self.inner.adaptive.is_some(),
+        });
+    }
+}
+
 impl<'a> Gate for &'a Bulkhead {
     type Ticket = Ticket;
     type Permit = Running<'a>;
@@ -63,18 +75,6 @@ impl<'a> Gate for &'a Bulkhead {
             inner: &self.inner,
             raw,
         }
-    }
-}
-
-impl Describe for Bulkhead {
-    fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.base.clock.clone())
-    }
-
-    fn describe(&self, layers: &mut Vec<LayerKind>) {
-        layers.push(LayerKind::Bulkhead {
-            adaptive: self.inner.adaptive.is_some(),
-        });
     }
 }
 

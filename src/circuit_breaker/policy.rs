@@ -27,6 +27,16 @@ impl<'a, Op: Operation> Run<Op> for &'a CircuitBreaker {
     }
 }
 
+impl Describe for CircuitBreaker {
+    fn clock(&self) -> Option<ClockHandle> {
+        Some(self.inner.base.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::CircuitBreaker);
+    }
+}
+
 impl<'a> Gate for &'a CircuitBreaker {
     type Ticket = (Ticket, Instant);
     type Permit = Permit<'a>;
@@ -125,14 +135,4 @@ fn record(
     };
     inner.record(ticket, started, verdict.health(), &finish);
     finished
-}
-
-impl Describe for CircuitBreaker {
-    fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.base.clock.clone())
-    }
-
-    fn describe(&self, layers: &mut Vec<LayerKind>) {
-        layers.push(LayerKind::CircuitBreaker);
-    }
 }

@@ -20,6 +20,18 @@ impl<'a, Op: Operation> Run<Op> for &'a LoadShedder {
     }
 }
 
+impl Describe for LoadShedder {
+    fn clock(&self) -> Option<ClockHandle> {
+        Some(self.inner.base.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::LoadShedder {
+            queue_delay: matches!(self.inner.source, Source::QueueDelay(_)),
+        });
+    }
+}
+
 impl Gate for &LoadShedder {
     type Ticket = ();
     type Permit = ();
@@ -43,16 +55,4 @@ impl Gate for &LoadShedder {
 
     #[inline]
     fn permit(self, (): ()) {}
-}
-
-impl Describe for LoadShedder {
-    fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.base.clock.clone())
-    }
-
-    fn describe(&self, layers: &mut Vec<LayerKind>) {
-        layers.push(LayerKind::LoadShedder {
-            queue_delay: matches!(self.inner.source, Source::QueueDelay(_)),
-        });
-    }
 }

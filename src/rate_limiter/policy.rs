@@ -30,6 +30,16 @@ impl<'a, Op: Operation> Run<Op> for &'a RateLimiter {
     }
 }
 
+impl Describe for RateLimiter {
+    fn clock(&self) -> Option<ClockHandle> {
+        Some(self.inner.base.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::RateLimiter);
+    }
+}
+
 impl<'a> Gate for &'a RateLimiter {
     type Ticket = ();
     type Permit = ResultRecorder<'a>;
@@ -98,16 +108,6 @@ impl Permit for ResultRecorder<'_> {
 impl fmt::Debug for ResultRecorder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResultRecorder").finish_non_exhaustive()
-    }
-}
-
-impl Describe for RateLimiter {
-    fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.base.clock.clone())
-    }
-
-    fn describe(&self, layers: &mut Vec<LayerKind>) {
-        layers.push(LayerKind::RateLimiter);
     }
 }
 

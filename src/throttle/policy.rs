@@ -20,6 +20,16 @@ impl<'a, Op: Operation> Run<Op> for &'a Throttle {
     }
 }
 
+impl Describe for Throttle {
+    fn clock(&self) -> Option<ClockHandle> {
+        Some(self.inner.base.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::Throttle);
+    }
+}
+
 impl<'a> Gate for &'a Throttle {
     type Ticket = Permit<'a>;
     type Permit = Permit<'a>;
@@ -60,15 +70,5 @@ impl guarded::Permit for Permit<'_> {
             self.record(verdict);
             finished
         })
-    }
-}
-
-impl Describe for Throttle {
-    fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.base.clock.clone())
-    }
-
-    fn describe(&self, layers: &mut Vec<LayerKind>) {
-        layers.push(LayerKind::Throttle);
     }
 }

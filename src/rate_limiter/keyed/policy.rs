@@ -36,6 +36,16 @@ where
     }
 }
 
+impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
+    fn clock(&self) -> Option<ClockHandle> {
+        Some(self.inner.base.clock.clone())
+    }
+
+    fn describe(&self, layers: &mut Vec<LayerKind>) {
+        layers.push(LayerKind::RateLimiter);
+    }
+}
+
 impl<'k, Q> Gate for Limited<'k, Q>
 where
     Q: Hash + Eq + ToOwned + ?Sized,
@@ -119,16 +129,6 @@ impl<Q: ToOwned + ?Sized> fmt::Debug for KeyedResultRecorder<'_, Q> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedResultRecorder")
             .finish_non_exhaustive()
-    }
-}
-
-impl<Q: ToOwned + ?Sized> Describe for Limited<'_, Q> {
-    fn clock(&self) -> Option<ClockHandle> {
-        Some(self.inner.base.clock.clone())
-    }
-
-    fn describe(&self, layers: &mut Vec<LayerKind>) {
-        layers.push(LayerKind::RateLimiter);
     }
 }
 
