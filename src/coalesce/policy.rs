@@ -111,7 +111,7 @@ where
                     if let Some(leading) = leading {
                         leading.land(&outcome);
                     }
-                    return Poll::Ready(outcome.handed_on());
+                    return Poll::Ready(outcome.moved_by_field());
                 }
                 CoalesceProj::Waits { .. } => {
                     if let Some(outcome) = ready!(self.as_mut().poll_wait(task)) {

@@ -129,10 +129,10 @@ impl<Op: Operation> Future for HedgeFuture<'_, Op> {
                     // Called only if necessary: passing the outcome to a function costs more than everything else
                     // here.
                     if this.inner.latencies().is_none() && !this.begun.has_budget() {
-                        return Poll::Ready(outcome.handed_on());
+                        return Poll::Ready(outcome.moved_by_field());
                     }
                     let outcome = this.inner.finish_plain(outcome, *this.started, this.begun);
-                    return Poll::Ready(outcome.handed_on());
+                    return Poll::Ready(outcome.moved_by_field());
                 }
                 if let Some(outcome) = self.as_mut().after_copy(CopyIndex::First, outcome) {
                     return Poll::Ready(outcome);
@@ -411,7 +411,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         this.begun
             .answered(outcome.result.is_ok(), outcome.verdict.health());
         let Some(copies) = copies else {
-            return outcome.handed_on();
+            return outcome.moved_by_field();
         };
         let event = match (number, first) {
             (1.., _) if is_timeout => None,
@@ -423,7 +423,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         let observer = this.op.listener().observer();
         let Some((count, event)) = event else {
             inner.lose(launched, observer);
-            return outcome.handed_on();
+            return outcome.moved_by_field();
         };
         // Relaxed: counters, read for display.
         count.fetch_add(1, Ordering::Relaxed);
@@ -432,7 +432,7 @@ impl<'a, Op: Operation> HedgeFuture<'a, Op> {
         if let Some(observer) = observer {
             observer.on_event(&inner.event(event));
         }
-        outcome.handed_on()
+        outcome.moved_by_field()
     }
 
     /// Ends a call whose copies have all failed, the last one now and with this outcome.

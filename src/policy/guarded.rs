@@ -223,7 +223,7 @@ impl<G: Gate, Op: Operation> Future for GuardedFuture<G, Op> {
                 let permit = permit.take();
                 // Drops the attempt before the permit is released, so that the next call does not run alongside it.
                 self.set(Self::Finished);
-                return Poll::Ready(permit.exit(outcome, listener.observer()).handed_on());
+                return Poll::Ready(permit.exit(outcome, listener.observer()).moved_by_field());
             }
             if let Err(rejected) = ready!(self.as_mut().poll_entrance(task)) {
                 return Poll::Ready(Outcome::rejected(rejected));

@@ -69,7 +69,7 @@ impl<T, E> Outcome<T, E> {
     /// Moved as one value, a success is copied together with the space for an error, by wide loads over narrow stores
     /// that are still in the store buffer. That stall takes longer than a layer.
     #[inline(always)]
-    pub(crate) fn handed_on(self) -> Self {
+    pub(crate) fn moved_by_field(self) -> Self {
         let Self {
             result,
             verdict,

@@ -138,7 +138,7 @@ impl<Op: Operation, H: Hook<Op>> Future for RetryFuture<'_, Op, H> {
                         && !outcome.verdict.is_retryable()
                         && memory.is_fresh()
                     {
-                        return Poll::Ready(outcome.handed_on());
+                        return Poll::Ready(outcome.moved_by_field());
                     }
                     if let Some(outcome) = self.as_mut().after_attempt(outcome) {
                         return Poll::Ready(outcome);

@@ -122,7 +122,7 @@ impl<Op: Operation> Future for TimeoutFuture<'_, Op> {
             match &outcome.result {
                 Err(Error::TimedOut(timed_out))
                     if timed_out.is_by_deadline() && this.allowed.is_own_limit() => {}
-                _ => return Poll::Ready(outcome.handed_on()),
+                _ => return Poll::Ready(outcome.moved_by_field()),
             }
         } else {
             if this.timer.is_none() {

@@ -78,7 +78,7 @@ impl<S: Source<Op>, Op: Operation> Future for FallbackFuture<'_, S, Op> {
                 FallbackProj::First { attempt, .. } => {
                     let outcome = ready!(attempt.poll(task));
                     if outcome.result.is_ok() {
-                        return Poll::Ready(outcome.handed_on());
+                        return Poll::Ready(outcome.moved_by_field());
                     }
                     if let Some(outcome) = self.as_mut().replace(outcome) {
                         return Poll::Ready(outcome);
