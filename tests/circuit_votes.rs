@@ -200,3 +200,19 @@ async fn a_voter_follows_the_breaker_that_replaces_its_own() {
     seconds(2).await;
     assert_eq!(voters[1].snapshot().tally.open, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_that_was_disabled_while_it_followed_votes_for_itself() {
+    let fleet = fleet(3, Follow::AtOnce);
+    fleet.breakers[0].trip_for(Duration::from_secs(3));
+    fleet.breakers[1].trip_for(Duration::from_secs(3));
+    seconds(2).await;
+    assert_eq!(fleet.breakers[2].state(), State::Open, "it follows");
+    fleet.breakers[2].disable();
+    fleet.breakers[0].reset();
+    fleet.breakers[1].reset();
+    seconds(5).await;
+    fleet.breakers[2].trip_for(Duration::from_secs(60));
+    seconds(2).await;
+    assert_eq!(fleet.votes[0].snapshot().tally.open, 1);
+}

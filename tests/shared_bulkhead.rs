@@ -1,5 +1,7 @@
 //! One bulkhead for several processes, each of which is simulated by a bulkhead of its own on one store.
 
+#[path = "shared_bulkhead/any_cost.rs"]
+mod any_cost;
 #[path = "shared_bulkhead/finish.rs"]
 mod finish;
 #[path = "shared_bulkhead/sharing.rs"]

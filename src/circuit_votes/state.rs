@@ -58,11 +58,15 @@ impl Following {
         self.opened = Some(generation);
     }
 
-    /// Records a change. A circuit that has closed, or has opened again after probes, no longer follows others.
+    /// Records a change. A circuit that was in another state meanwhile, or has opened again after probes, no longer
+    /// follows others.
     pub(crate) fn note(&mut self, change: &Transition) {
         let is_new = self.opened.is_some_and(|opened| change.generation > opened);
         let failed = change.from == State::HalfOpen && change.to == State::Open;
-        if is_new && (change.to == State::Closed || failed) {
+        // An isolated circuit may be open underneath.
+        let keeps = |state| matches!(state, State::Open | State::HalfOpen | State::Isolated);
+        let was_left = !keeps(change.from) || !keeps(change.to);
+        if is_new && (was_left || failed) {
             self.opened = None;
         }
     }

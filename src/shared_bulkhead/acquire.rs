@@ -90,11 +90,12 @@ impl<'a> Acquire<'a> {
         loop {
             let this = self.as_mut().project();
             let permits = *this.permits;
+            // Otherwise it only awaits an answer of the store.
+            let waits = !this.longest.is_zero() && !inner.base.shadow;
             let Some(ticket) = *this.ticket else {
                 if permits == 0 {
                     return Poll::Ready(Ok(Permit::new(inner.clone(), 0)));
                 }
-                let waits = !this.longest.is_zero() && !inner.base.shadow;
                 *this.since = now;
                 let longest = if waits { *this.longest } else { Duration::MAX };
                 (*this.latest, *this.late) = deadline::end_of_wait(now, longest, deadline);
@@ -119,7 +120,7 @@ impl<'a> Acquire<'a> {
                 Turn::Admitted => {
                     *this.ticket = None;
                     let permit = Permit::new(inner.clone(), permits);
-                    if !this.longest.is_zero() {
+                    if waits {
                         let waited = now.saturating_duration_since(*this.since);
                         inner
                             .base

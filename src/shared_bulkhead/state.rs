@@ -401,8 +401,9 @@ mod tests {
         let mut block = Block::new(40, TTL);
         block.plan(at(0), 40, 1);
         answer(&mut block, at(0), 40, 0, 2);
-        // The fair part is 20; of the other 20, two are given up.
-        assert!(block.admit(at(1), 38));
+        // The fair part is 20; of the other 20, two are given up. A lone call may use all.
+        assert!(block.admit(at(1), 1));
+        assert!(block.admit(at(1), 37));
         assert!(!block.admit(at(1), 1));
     }
 

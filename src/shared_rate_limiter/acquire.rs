@@ -109,8 +109,9 @@ impl<'a> Acquire<'a> {
         loop {
             let this = self.as_mut().project();
             let entry = *this.entry;
+            // Otherwise it only awaits an answer of the store.
+            let waits = !this.longest.is_zero() && !hub.base.shadow;
             let Some(ticket) = *this.ticket else {
-                let waits = !this.longest.is_zero() && !hub.base.shadow;
                 *this.since = now;
                 let longest = if waits { *this.longest } else { Duration::MAX };
                 (*this.latest, *this.late) = deadline::end_of_wait(now, longest, deadline);
@@ -146,7 +147,7 @@ impl<'a> Acquire<'a> {
                     return Poll::Ready(match decided {
                         Decided::Admitted => {
                             *this.taken = *this.cost;
-                            if !this.longest.is_zero() {
+                            if waits {
                                 let waited = now.saturating_duration_since(*this.since);
                                 hub.base
                                     .report(Event::waited(hub.base.name, waited), observer);
@@ -155,8 +156,7 @@ impl<'a> Acquire<'a> {
                             Ok(())
                         }
                         Decided::Rejected(reason, ready) => {
-                            let waited = !this.longest.is_zero() && !hub.base.shadow;
-                            let reason = too_late(reason, waited, *this.late, ready > *this.latest);
+                            let reason = too_late(reason, waits, *this.late, ready > *this.latest);
                             hub.reject(now, reason, Some(ready), observer)
                         }
                         Decided::Never => hub.reject(now, Reason::CostExceedsLimit, None, observer),

@@ -33,6 +33,9 @@ pub(super) struct State {
     published: u64,
     /// Number of the newest request to the store.
     requests: u64,
+    /// The most other requests that were in flight together with the newest one, as far as was seen. Each gives it more
+    /// time, also once it has timed out itself: it may have taken the time of this process until then.
+    others: u32,
     /// Number of the request that last got more time because this process was busy.
     graced: u64,
     /// Requests about this key, while the store answers those about others.
@@ -94,11 +97,17 @@ impl State {
         }
     }
 
+    /// Returns when the request in flight, sent at `sent`, times out.
+    fn overdue_at(&mut self, sent: Instant, hub: &Hub) -> Instant {
+        self.others = self.others.max(hub.others());
+        hub.overdue_at(sent, self.others)
+    }
+
     /// Returns whether the request in flight, sent at `sent`, has timed out. If this is noticed late, the process was
     /// suspended or has too many tasks that are ready to run, and the answer may have arrived but not been read. So all
     /// requests get as much extra time.
     fn is_lost(&mut self, now: Instant, sent: Instant, hub: &Hub) -> bool {
-        let overdue_at = hub.overdue_at(sent);
+        let overdue_at = self.overdue_at(sent, hub);
         if now < overdue_at {
             return false;
         }
@@ -125,6 +134,7 @@ impl Entry {
                 queue: Queue::default(),
                 published: 0,
                 requests: 0,
+                others: 0,
                 graced: 0,
                 own: Link::default(),
                 answered_at: Instant::ORIGIN,
@@ -177,6 +187,7 @@ impl Entry {
         self.close(state, now);
         let sent = state.lease.in_flight().map(|request| request.sent);
         if sent.is_some_and(|sent| state.is_lost(now, sent, &self.hub)) {
+            self.hub.ended();
             let error = StoreError::new("no answer in time");
             after.event = state.failed(now, &self.hub, error);
         }
@@ -196,6 +207,7 @@ impl Entry {
         }
         if let Some(request) = request {
             state.requests += 1;
+            state.others = 0;
             after.request = Some((state.requests, request, *state.lease.rules()));
         }
         if state.queue.is_empty() {
@@ -236,7 +248,6 @@ impl Entry {
                 let wrong = |_| StoreError::new("the answer is about another number of buckets");
                 one.map(|[taken]| taken).map_err(wrong)
             });
-            entry.hub.ended();
             entry.answered(number, &request, taken);
         });
         self.hub.store.take(vec![take], reply);
@@ -256,6 +267,9 @@ impl Entry {
             let state = &mut *state;
             self.close(state, now);
             let is_late = number != state.requests || state.lease.in_flight().is_none();
+            if !is_late {
+                hub.ended();
+            }
             match answer {
                 Ok(taken) => {
                     after.event = state.answered(now, request.sent, hub);
@@ -340,8 +354,9 @@ impl Entry {
     }
 
     /// Returns when the request in flight, if there is one, times out.
-    fn overdue_at(&self, state: &State) -> Option<Instant> {
-        Some(self.hub.overdue_at(state.lease.in_flight()?.sent))
+    fn overdue_at(&self, state: &mut State) -> Option<Instant> {
+        let sent = state.lease.in_flight()?.sent;
+        Some(state.overdue_at(sent, &self.hub))
     }
 
     /// Returns when a waiter must be polled again unless it is woken earlier.

@@ -32,7 +32,7 @@ pub(super) struct Hub {
     pub(super) rejections: StripedCounter,
     /// Number of requests to the store.
     trips: AtomicU64,
-    /// Number of requests in flight, over all keys.
+    /// Number of requests in flight, over all keys, without those that have timed out.
     in_flight: AtomicU64,
     /// Time of the store's last answer, in nanoseconds.
     answered_at: AtomicU64,
@@ -145,7 +145,7 @@ impl Hub {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a request as answered or failed.
+    /// Counts a request as answered, failed, or given up.
     pub(super) fn ended(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
@@ -153,19 +153,24 @@ impl Hub {
     /// Returns when a request sent at `sent` times out. Answers to other requests extend the time: a store that
     /// answers is busy, not lost. Those to requests that were sent a timeout later do not, because this one is not behind
     /// them: it may be about a key of another shard, which is lost.
-    pub(super) fn overdue_at(&self, sent: Instant) -> Instant {
+    /// `others` is the number of [others in flight](Self::others) meanwhile.
+    pub(super) fn overdue_at(&self, sent: Instant, others: u32) -> Instant {
         let newest = Instant::from_nanos(self.newest_answered.load(Ordering::Relaxed));
         let answered = match newest < sent + self.timeout {
             true => Instant::from_nanos(self.answered_at.load(Ordering::Relaxed)),
             false => sent,
         };
         let busy = Instant::from_nanos(self.busy_until.load(Ordering::Relaxed));
-        // Relaxed: an estimate.
-        let others = self.in_flight.load(Ordering::Relaxed).saturating_sub(1);
-        let others = u32::try_from(others).unwrap_or(u32::MAX);
         (sent.max(answered) + self.timeout + FOR_EACH.saturating_mul(others))
             .min(self.latest(sent))
             .max(busy)
+    }
+
+    /// Returns how many requests are in flight beside one.
+    pub(super) fn others(&self) -> u32 {
+        // Relaxed: an estimate.
+        let others = self.in_flight.load(Ordering::Relaxed).saturating_sub(1);
+        u32::try_from(others).unwrap_or(u32::MAX)
     }
 
     /// Returns when a request sent at `sent` times out at the latest.

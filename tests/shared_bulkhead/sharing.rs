@@ -1,11 +1,13 @@
 //! How processes share permits that are scarce.
 
 use std::future::Future;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use backstop::shared_bulkhead::Permit;
-use backstop::store::Fault;
+use backstop::store::{Fault, MemoryStore};
+use backstop::{Event, ManualClock, SharedBulkhead};
 
 use super::{Finish, fleet};
 
@@ -231,4 +233,31 @@ fn a_process_that_ends_without_permits_leaves_nothing_in_the_store_either() {
     let (_clock, store, processes) = fleet(1, 1);
     drop(processes);
     assert_eq!(store.requests(), 0);
+}
+
+#[test]
+fn in_shadow_mode_a_call_that_the_store_decides_has_not_waited() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    store.set_latency(Duration::from_millis(1));
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let heard = events.clone();
+    let bulkhead = SharedBulkhead::builder()
+        .store(store)
+        .key("key")
+        .max_concurrent(2)
+        .shadow(true)
+        .max_waiting(9)
+        .observer(move |event: &Event| heard.lock().unwrap().push(event.to_string()))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let permits: Vec<Permit> = (0..4)
+        .map(|_| clock.block_on(bulkhead.acquire()).unwrap())
+        .collect();
+    assert_eq!(bulkhead.snapshot().in_flight, 2);
+    drop(permits);
+    let events = events.lock().unwrap();
+    let would_reject = events.iter().filter(|event| event.contains("would"));
+    assert_eq!((would_reject.count(), events.len()), (2, 2), "{events:?}");
 }

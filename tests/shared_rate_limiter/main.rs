@@ -4,6 +4,7 @@ mod costs;
 mod flapping;
 mod fleet;
 mod leases;
+mod ledger;
 mod model;
 mod outages;
 mod settings;

@@ -264,6 +264,25 @@ fn a_rejection_without_the_store_states_when_to_retry() {
 }
 
 #[test]
+fn a_rejection_that_comes_with_a_probe_is_not_retried_at_once() {
+    for outage in [Outage::Closed, Outage::OwnShare] {
+        let mut fleet = Fleet::new(1, Quota::per_second(10).burst(2), |builder| {
+            builder.on_outage(outage)
+        });
+        fleet.store.set_fault(Some(Fault::Fail));
+        fleet.call(0, 2);
+        for _ in 0..20 {
+            fleet.advance(Duration::from_secs(2));
+            let probes = fleet.store.requests();
+            let call = fleet.nodes[0].try_acquire_n(2);
+            let rejected = fleet.clocks[0].block_on(call).unwrap_err();
+            assert_eq!(fleet.store.requests(), probes + 1);
+            assert!(!rejected.retry_after().unwrap().is_zero(), "{outage:?}");
+        }
+    }
+}
+
+#[test]
 fn without_calls_maintenance_finds_the_store_again_and_gives_back() {
     use futures::future::{Either, select};
     use std::pin::pin;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use backstop::shared_rate_limiter::{Outage, SyncMode};
 use backstop::store::MemoryStore;
-use backstop::{ManualClock, Quota, Reason, SharedKeyedRateLimiter, SharedRateLimiter};
+use backstop::{
+    Event, ManualClock, Policy, Quota, Reason, SharedKeyedRateLimiter, SharedRateLimiter,
+};
 
 #[test]
 fn settings_without_meaning_are_errors_that_name_them() {
@@ -140,6 +142,33 @@ fn shadow_mode_admits_what_it_would_have_rejected() {
     let snapshot = limiter.snapshot();
     assert_eq!((snapshot.rejected, snapshot.would_reject), (0, 4));
     assert_eq!(backstop::Clock::now(&clock).as_nanos(), 0, "nothing waited");
+}
+
+#[test]
+fn in_shadow_mode_a_call_that_the_store_decides_has_not_waited() {
+    let clock = ManualClock::new();
+    let store = MemoryStore::new(clock.clone());
+    store.set_latency(Duration::from_millis(1));
+    let events = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let heard = events.clone();
+    let limiter = SharedRateLimiter::builder()
+        .store(store)
+        .key("key")
+        .quota(Quota::per_hour(2))
+        .shadow(true)
+        .max_wait(Duration::from_secs(9))
+        .observer(move |event: &Event| heard.lock().unwrap().push(event.to_string()))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    for _ in 0..3 {
+        let call = limiter.call(|| async { Ok::<_, ()>(()) });
+        assert!(clock.block_on(call).is_ok());
+        assert!(clock.block_on(limiter.acquire()).is_ok());
+    }
+    let events = events.lock().unwrap();
+    let would_reject = events.iter().filter(|event| event.contains("would"));
+    assert_eq!((would_reject.count(), events.len()), (4, 4), "{events:?}");
 }
 
 #[test]

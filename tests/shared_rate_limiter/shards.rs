@@ -78,6 +78,25 @@ fn a_request_is_lost_when_those_sent_a_timeout_later_are_answered() {
     assert!(!limits.get("bad").snapshot().store_up);
 }
 
+#[test]
+fn requests_that_were_given_up_give_others_no_more_time() {
+    let clock = ManualClock::new();
+    let store = Ignores(MemoryStore::new(clock.clone()), Mutex::default());
+    let limits = exact(store, &clock);
+    let names: Vec<String> = (0..2000).map(|key| format!("bad{key}")).collect();
+    let calls = names.iter().map(|name| limits.try_acquire(name));
+    let all = async {
+        let _ = futures::future::join_all(calls).await;
+        Ok(())
+    };
+    let good = || clock.block_on(limits.try_acquire("good")).unwrap();
+    // 25 ms, and 50 µs for each other request.
+    let waited = time_of(all, &clock, good);
+    assert!((125..=127).contains(&waited), "{waited} ms");
+    let waited = time_of(limits.try_acquire("bad"), &clock, good);
+    assert!((25..=26).contains(&waited), "{waited} ms");
+}
+
 /// A store that queues all requests.
 #[expect(clippy::type_complexity, reason = "spelled out once")]
 struct Queues(Arc<Mutex<Vec<(Vec<Take>, Reply<Vec<Taken>>)>>>);
@@ -88,12 +107,12 @@ impl Store for Queues {
     }
 }
 
-/// A store that never answers requests about the key `bad`.
+/// A store that never answers requests about keys that begin with `bad`.
 struct Ignores(MemoryStore, Mutex<Vec<Reply<Vec<Taken>>>>);
 
 impl Store for Ignores {
     fn take(&self, takes: Vec<Take>, reply: Reply<Vec<Taken>>) {
-        match takes.iter().any(|take| *take.key == *"bad") {
+        match takes.iter().any(|take| take.key.starts_with("bad")) {
             true => self.1.lock().unwrap().push(reply),
             false => self.0.take(takes, reply),
         }

@@ -48,7 +48,7 @@ pub(crate) struct Lease {
     local: Local,
     /// The bucket of [`Outage::Local`], kept between outages.
     insurance: Option<LocalBucket>,
-    /// Tokens spent without the store that no request has paid for yet, and when the last was spent.
+    /// Tokens spent without the store that no request has paid for yet, and when the last was spent or forgiven.
     debt: u64,
     spent_at: Instant,
 }
@@ -232,14 +232,9 @@ impl Lease {
 
     /// Returns an estimate of when `tokens` will be available: those of a call and of the waiters ahead of it.
     pub(crate) fn ready_at(&mut self, now: Instant, contact: Contact, tokens: u64) -> Instant {
-        let held = self.lots.held();
-        let missing = tokens.saturating_sub(held);
-        if let Local::On { limit, .. } = &mut self.local {
-            let asks_again = match contact {
-                Contact::Lost { probe_at, .. } => probe_at.max(now),
-                Contact::Up { pace_until } => pace_until,
-            };
-            return limit.ready_at(now, missing).unwrap_or(asks_again);
+        let missing = tokens.saturating_sub(self.lots.held());
+        if let Local::On { limit, .. } = self.local {
+            return self.ready_locally(now, contact, limit, missing);
         }
         let ready_at = |tokens| {
             let paused = self.paused_until(tokens);
@@ -256,7 +251,7 @@ impl Lease {
     }
 
     /// Returns when the store has `tokens` at the earliest, by its last answer.
-    fn refilled_at(&self, tokens: u64) -> Instant {
+    pub(super) fn refilled_at(&self, tokens: u64) -> Instant {
         let tokens = self.with_debt(tokens);
         let refilled_at = |level: Level| level.refilled_at(tokens, self.rules.token);
         self.level.map_or(Instant::ORIGIN, refilled_at)

@@ -307,6 +307,59 @@ fn what_is_owed_refills_while_no_calls_come() {
 }
 
 #[test]
+fn a_call_that_no_local_bucket_can_serve_is_ready_when_the_store_can() {
+    let mut lease = lease(1000, 100, SyncMode::Leased);
+    let waiting = Waiting { first: 1, all: 50 };
+    let request = lease.plan(at(0), UP, waiting).unwrap();
+    let taken = Taken::new(50, 50, StoreTime::from_micros(1));
+    lease.answered(at(0), &request, &taken, false, 0.5);
+    let probe_at = at(1000);
+    let lost = Contact::Lost {
+        number: 1,
+        probe_at,
+    };
+    lease.sync(at(0), lost);
+    lease.admit(at(0), lease.held());
+    while lease.admit(at(100), 1) {}
+    let in_store = |lease: &Lease, cost: u64| at(1000 * (cost + lease.owed()).saturating_sub(50));
+    assert_eq!(lease.ready_at(at(200), lost, 80), in_store(&lease, 80));
+    // The answer to a probe that is due takes some time.
+    assert!(lease.ready_at(at(5_000_000), lost, 80) > at(5_000_000));
+    let back = Contact::Up {
+        pace_until: at(2000),
+    };
+    assert_eq!(lease.ready_at(at(1000), back, 80), in_store(&lease, 80));
+    assert_eq!(
+        lease.ready_at(at(1000), back, 5),
+        at(2000).max(in_store(&lease, 5)),
+        "the local limit ends before it has five tokens"
+    );
+}
+
+#[test]
+fn what_is_owed_refills_once_however_often_the_time_is_read() {
+    let mut lease = lease(1, 100, SyncMode::Leased);
+    trip(&mut lease, at(0), 50, |ask| ask);
+    let lost = Contact::Lost {
+        number: 1,
+        probe_at: at(0),
+    };
+    lease.sync(at(0), lost);
+    while lease.admit(at(100), 1) {}
+    let back = Contact::Up {
+        pace_until: at(1000),
+    };
+    lease.sync(at(1000), back);
+    let owed = lease.owed();
+    let refilled = (lease.share() * 10.0) as u64;
+    assert!(refilled > 0 && owed > 3 * refilled, "{refilled} of {owed}");
+    for micros in 0..10 {
+        lease.sync(at(10_001_000 + micros), back);
+    }
+    assert_eq!(lease.owed(), owed - refilled);
+}
+
+#[test]
 fn a_long_outage_leaves_no_larger_debt_than_the_part_of_the_bucket() {
     let mut lease = lease(1000, 100, SyncMode::Leased);
     trip(&mut lease, at(0), 50, |ask| ask);

@@ -1,5 +1,6 @@
 //! Outages of the store: the local limit meanwhile, probes, and what is paid for afterwards.
 
+use super::super::link::Contact;
 use super::super::local::LocalLimit;
 use super::{Lease, Local, Outage, Request};
 use crate::instant::Instant;
@@ -17,6 +18,29 @@ impl Lease {
             limit.count_spent(now, before, self.debt);
         }
         self.local = Local::On { number, limit };
+    }
+
+    /// Returns an estimate of when a local limit has `missing` tokens, or the store once it decides again.
+    pub(super) fn ready_locally(
+        &self,
+        now: Instant,
+        contact: Contact,
+        mut limit: LocalLimit,
+        missing: u64,
+    ) -> Instant {
+        let ready = limit.ready_at(now, missing);
+        let by_store = match contact {
+            // The answer to a probe that is due comes a trip later. Never now, because the caller is not admitted now.
+            Contact::Lost { probe_at, .. } => {
+                let soon = now.after((self.trip_time as u64).max(1_000));
+                return ready.unwrap_or(probe_at.max(soon).max(self.refilled_at(missing)));
+            }
+            Contact::Up { pace_until } => pace_until,
+        };
+        match ready {
+            Some(ready) if ready < by_store => ready,
+            _ => by_store.max(self.refilled_at(missing)),
+        }
     }
 
     /// Returns the request that probes a lost store.
@@ -89,8 +113,12 @@ impl Lease {
         let last = self.sent_at.max(self.spent_at);
         let idle = now.as_nanos().saturating_sub(last.as_nanos());
         if self.owed() > 0 && idle > self.idle_time() {
-            let refilled = self.share() / self.rules.token * idle as f64;
-            self.debt = self.debt.saturating_sub(refilled as u64);
+            let refilled = (self.share() / self.rules.token * idle as f64) as u64;
+            self.debt = self.debt.saturating_sub(refilled);
+            if refilled > 0 {
+                // The same time must not count again.
+                self.spent_at = now;
+            }
         }
     }
 }
