@@ -264,6 +264,41 @@ fn a_rejection_without_the_store_states_when_to_retry() {
 }
 
 #[test]
+fn a_process_without_a_share_asks_the_store_as_soon_as_it_is_back() {
+    for outage in [
+        Outage::Closed,
+        Outage::Open,
+        Outage::Local(Quota::per_hour(1)),
+    ] {
+        for mode in [SyncMode::Leased, SyncMode::Exact] {
+            let mut fleet = Fleet::new(1, Quota::per_hour(10), |builder| {
+                builder.sync(mode).on_outage(outage)
+            });
+            fleet.store.set_fault(Some(Fault::Fail));
+            for _ in 0..100 {
+                fleet.call(0, 1);
+                fleet.advance(50 * MILLISECOND);
+            }
+            fleet.store.set_fault(None);
+            while !fleet.nodes[0].snapshot().store_up {
+                fleet.advance(MILLISECOND);
+                fleet.call(0, 1);
+            }
+            let before = fleet.all_admitted();
+            (0..20).for_each(|_| fleet.call(0, 1));
+            let admitted = fleet.all_admitted() - before;
+            // What was admitted without the store is debited.
+            let expected = match outage {
+                Outage::Open => 0,
+                Outage::Local(_) => 9,
+                _ => 10,
+            };
+            assert_eq!(admitted, expected, "{outage:?}, {mode:?}");
+        }
+    }
+}
+
+#[test]
 fn a_rejection_that_comes_with_a_probe_is_not_retried_at_once() {
     for outage in [Outage::Closed, Outage::OwnShare] {
         let mut fleet = Fleet::new(1, Quota::per_second(10).burst(2), |builder| {

@@ -168,7 +168,10 @@ impl Lease {
                 self.limit_debt(now);
             }
             (Contact::Lost { number, .. }, _) => self.limit_locally(now, number),
-            (Contact::Up { pace_until }, Local::On { limit, .. }) if now >= pace_until => {
+            (Contact::Up { pace_until }, Local::On { limit, .. })
+                if now >= pace_until || self.rules.outage != Outage::OwnShare =>
+            {
+                // Only shares add up with those of processes that have not noticed the end of the outage.
                 self.local = Local::Off;
                 self.keep(limit);
             }

@@ -4,8 +4,8 @@ use super::level::Level;
 use super::rules::{Outage, Rules};
 use crate::instant::Instant;
 
-/// Whether calls are admitted locally: during an outage, and shortly after it until the other processes have noticed
-/// its end.
+/// Whether calls are admitted locally: during an outage, and with [`Outage::OwnShare`] shortly after it, until the other
+/// processes have noticed its end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Local {
     /// The store decides.
