@@ -1,7 +1,7 @@
 //! Points on a clock.
 
 use std::fmt;
-use std::ops::{Add, AddAssign};
+use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
 /// A point on a clock: nanoseconds since that clock's own origin, in one word.
@@ -57,6 +57,16 @@ impl AddAssign<Duration> for Instant {
     #[inline]
     fn add_assign(&mut self, duration: Duration) {
         *self = *self + duration;
+    }
+}
+
+impl Sub for Instant {
+    type Output = Duration;
+
+    /// Returns the time since `earlier`; zero if `earlier` is later.
+    #[inline]
+    fn sub(self, earlier: Self) -> Duration {
+        self.saturating_duration_since(earlier)
     }
 }
 
@@ -116,6 +126,7 @@ mod tests {
         let (a, b) = (Instant::from_nanos(1), Instant::from_nanos(3));
         assert_eq!(b.saturating_duration_since(a), Duration::from_nanos(2));
         assert_eq!(a.saturating_duration_since(b), Duration::ZERO);
+        assert_eq!((b - a, a - b), (Duration::from_nanos(2), Duration::ZERO));
     }
 
     #[test]

@@ -122,7 +122,8 @@ pub fn call_options(method: &Method, headers: &HeaderMap) -> CallOptions {
 /// without a connection (`ConnectionRefused`) was not executed, and any other may have been. An unreachable host or
 /// network is not a proof: Linux reports it for established connections too.
 ///
-/// If a client has a better answer, such as reqwest's `is_connect`, use that.
+/// If a client has a better answer, use that: reqwest's `is_connect` was not executed, and `is_builder` and `is_redirect`
+/// are permanent. Here all errors without an I/O error are transient.
 pub fn transport_error(error: &(dyn StdError + 'static)) -> Verdict {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -61,8 +61,8 @@ use crate::verdict::Verdict;
 ///
 /// The closure's type names the value or the error type. If that type has a lifetime, such as
 /// `Box<dyn Error + Send + Sync>` or `&'static str`, a call through an inline closure does not compile
-/// inside `tokio::spawn` or an axum handler ("one type is more general than the other"). There are three
-/// solutions: an error type of your own; [`call_classified`](super::Policy::call_classified), where the
+/// inside `tokio::spawn` or an axum handler ("implementation of `FnOnce` is not general enough", or "one type is more
+/// general than the other"). There are three solutions: an error type of your own; [`call_classified`](super::Policy::call_classified), where the
 /// operation's error carries its verdict; or a classifier for any lifetime, bound by `let` or an `fn`:
 ///
 /// ```

@@ -218,6 +218,7 @@ impl OwnAttempts {
     note = "a policy of your own implements `Guard`, or `Run` for `&YourPolicy`",
     note = "a classifier is a policy for the error type of its closure only",
     note = "`build()` returns a `Result`: is a `?` missing?",
+    note = "keyed sets and `Coalesce` are not policies: their `get(&key)` returns one",
     note = "a `BoxPolicy` is called and is not a layer; code that is generic over a policy names its operation: see the recipes"
 )]
 pub trait Run<Op: Operation>: Copy {

@@ -14,7 +14,8 @@ use ::http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 /// Extracts the key of a request. A function `Fn(&R) -> Option<K>` is an extractor.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` extracts no key from a `{R}`",
-    note = "extractors are those of `backstop::tower::key`, and closures such as `|request: &Request<Body>| Some(..)`"
+    note = "extractors are those of `backstop::tower::key`, and closures such as `|request: &Request<Body>| Some(..)`",
+    note = "the two of `key::either` need keys of the same type"
 )]
 pub trait ExtractKey<R> {
     /// The key.
@@ -32,7 +33,8 @@ impl<R, K, F: Fn(&R) -> Option<K>> ExtractKey<R> for F {
     }
 }
 
-/// Returns an extractor that tries `first`, then `second`.
+/// Returns an extractor that tries `first`, then `second`. Their keys have the same type; for keys of two types, call
+/// [`ExtractKey::extract`] of both in a closure.
 pub const fn either<A, B>(first: A, second: B) -> Or<A, B> {
     Or(first, second)
 }

@@ -10,8 +10,18 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use backstop::http::{self as rules, ClassifyResponses};
-use backstop::{Classify, Error, Policy, Retry, Timeout};
+use backstop::{Classify, Error, Policy, Retry, Timeout, Verdict};
 use ureq::Agent;
+
+/// An invalid URL or a redirect loop is the same at each attempt, and says nothing about the server's health.
+fn verdict(error: &ureq::Error) -> Verdict {
+    use ureq::Error::{BadUri, Http, RedirectFailed, TooManyRedirects};
+
+    match error {
+        BadUri(_) | Http(_) | RedirectFailed | TooManyRedirects => Verdict::permanent(),
+        error => rules::transport_error(error),
+    }
+}
 
 fn fetch(agent: &Agent, url: &str) -> Result<String, Box<dyn StdError>> {
     // recipe: blocking HTTP client, at most 10 lines
@@ -21,7 +31,7 @@ fn fetch(agent: &Agent, url: &str) -> Result<String, Box<dyn StdError>> {
             .on_retry(|next| eprintln!("retrying in {:.1?}", next.delay()))
             .build()?,
         ClassifyResponses::new(),
-        Classify::errors(|error: &ureq::Error| rules::transport_error(error)),
+        Classify::errors(verdict),
     );
     let mut response = stack.call_blocking(|| agent.get(url).call())?;
     // end of recipe
@@ -49,6 +59,9 @@ fn main() -> Result<(), Box<dyn StdError>> {
         error.downcast_ref::<Error<ureq::Error>>(),
         Some(Error::Operation(_))
     ));
+
+    let error = fetch(&agent, "no URL").unwrap_err();
+    println!("{error:#}");
     Ok(())
 }
 

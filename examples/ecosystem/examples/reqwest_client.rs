@@ -15,12 +15,20 @@ use axum::routing::post;
 use backstop::http::{self as rules, ClassifyResponses, idempotency};
 use backstop::{
     CircuitBreaker, Classify, Error, Keyed, KeyedRateLimiter, Pipeline, Policy, Quota, Retry,
-    Timeout,
+    Timeout, Verdict,
 };
 use reqwest::{Client, Request, Response};
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
+}
+
+/// An invalid URL or a redirect loop is the same at each attempt, and says nothing about the server's health.
+fn verdict(error: &reqwest::Error) -> Verdict {
+    match error.is_builder() || error.is_redirect() {
+        true => Verdict::permanent(),
+        false => rules::transport_error(error),
+    }
 }
 
 /// The whole recipe for one host.
@@ -31,7 +39,7 @@ async fn one_host(http: &Client, mut request: Request) -> Result<Response, Box<d
         Retry::builder().max_attempts(4).build()?,
         CircuitBreaker::builder().build()?,
         ClassifyResponses::by(|response: &Response| (response.status(), response.headers())),
-        Classify::errors(|error: &reqwest::Error| rules::transport_error(error)),
+        Classify::errors(verdict),
         Timeout::after(secs(2)),
     ));
     idempotency::ensure(&request.method().clone(), request.headers_mut());
@@ -83,6 +91,7 @@ impl Api {
             &self.retry,
             breaker,
             by_head,
+            Classify::errors(verdict),
             Timeout::after(secs(2)),
         );
         stack.call(|| self.http.execute(copy())).await

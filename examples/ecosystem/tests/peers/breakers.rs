@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use backstop::circuit_breaker::{State, Trip};
+use backstop::{CircuitBreaker, ManualClock};
 use failsafe::futures::CircuitBreaker as _;
 use failsafe::{Config, backoff, failure_policy};
 
@@ -32,6 +34,30 @@ async fn asking_failsafe_makes_the_circuit_half_open() {
     assert!(format!("{breaker:?}").contains("open"));
     assert!(breaker.is_call_permitted());
     assert!(format!("{breaker:?}").contains("half_open"));
+}
+
+#[test]
+fn a_rate_of_failsafe_opens_nothing_before_a_window_has_passed() {
+    let window = Duration::from_secs(3600);
+    let breaks = backoff::constant(BREAK);
+    let policy = failure_policy::success_rate_over_time_window(0.8, 5, window, breaks);
+    let breaker = Config::new().failure_policy(policy).build();
+    for _ in 0..1000 {
+        breaker.on_error();
+    }
+    assert!(breaker.is_call_permitted());
+
+    let rate = Trip::failure_rate(0.2).within(window).min_calls(5);
+    let ours = CircuitBreaker::builder()
+        .trip_on(rate)
+        .clock(ManualClock::new())
+        .build()
+        .unwrap();
+    for _ in 0..4 {
+        ours.try_acquire().unwrap().success();
+    }
+    ours.try_acquire().unwrap().failure();
+    assert_eq!(ours.state(), State::Open);
 }
 
 #[test]

@@ -2,7 +2,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use backstop::Policy;
+use backstop::http::{ClassifyResponses, transport_error};
+use backstop::{Backoff, Classify, Policy, Retry, Verdict};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use reqwest_retry::RetryTransientMiddleware;
 use reqwest_retry::policies::ExponentialBackoff;
@@ -24,6 +25,8 @@ async fn server(answers: Vec<&'static str>) -> (String, Arc<AtomicUsize>) {
     (url, asked)
 }
 
+const MOVED: &str =
+    "HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
 const BROKEN: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhe";
 const DOWN: &str = "HTTP/1.1 500 Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -73,4 +76,36 @@ async fn a_retry_of_ours_covers_the_body() {
     let text = retry.call(|| async { http.get(&url).send().await?.text().await });
     assert_eq!(text.await.unwrap(), "hello");
     assert_eq!(asked.load(Relaxed), 2);
+}
+
+#[tokio::test]
+async fn an_invalid_url_and_a_redirect_loop_need_a_classifier() {
+    let (url, asked) = server(vec![MOVED]).await;
+    let redirects = reqwest::redirect::Policy::limited(2);
+    let http = reqwest::Client::builder().redirect(redirects).build();
+    let http = http.unwrap();
+    let theirs = ClientBuilder::new(http.clone())
+        .with(RetryTransientMiddleware::new_with_policy(
+            ExponentialBackoff::builder().build_with_max_retries(3),
+        ))
+        .build();
+    assert!(theirs.get(&url).send().await.is_err());
+    assert_eq!(asked.swap(0, Relaxed), 3);
+
+    let retry = Retry::builder().backoff(Backoff::NONE).build().unwrap();
+    let by_head = ClassifyResponses::by(|r: &reqwest::Response| (r.status(), r.headers()));
+    let of_the_io = Classify::errors(|error: &reqwest::Error| transport_error(error));
+    let of_reqwest = Classify::errors(|error: &reqwest::Error| {
+        match error.is_builder() || error.is_redirect() {
+            true => Verdict::permanent(),
+            false => transport_error(error),
+        }
+    });
+    for (url, sent) in [(&*url, 3), ("no URL", 0)] {
+        let get = || http.get(url).send();
+        let report = (&retry, by_head, &of_the_io).call_reported(get).await;
+        assert_eq!((report.attempts, asked.swap(0, Relaxed)), (3, 3 * sent));
+        let report = (&retry, by_head, &of_reqwest).call_reported(get).await;
+        assert_eq!((report.attempts, asked.swap(0, Relaxed)), (1, sent));
+    }
 }
