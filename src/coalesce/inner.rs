@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Waker};
 
@@ -21,6 +22,9 @@ pub(super) struct Inner<K, T, E> {
     hasher: RandomState,
     /// Keys are compared and dropped, and waiters are woken, after the lock is released.
     shards: Box<[Mutex<FlightMap<K, T, E>>]>,
+    /// Set if keys of a set share this policy: each call then executes its own operation. A plain flag, set before the
+    /// first use.
+    is_shared: AtomicBool,
     executed: AtomicU64,
     shared: AtomicU64,
     promoted: AtomicU64,
@@ -51,7 +55,7 @@ pub(super) enum Entered<'a, K, T, E> {
 /// The call that executes the operation. If it is dropped without a result, a waiter takes over.
 pub(super) struct Leader<'a, K, T, E> {
     inner: &'a Inner<K, T, E>,
-    // `None` once the flight has ended.
+    // `None` once the flight has ended, and for a call that shares nothing.
     flight: Option<Flight<K, T, E>>,
     terms: Terms,
 }
@@ -84,6 +88,7 @@ impl<K, T, E> Inner<K, T, E> {
             clock,
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| Mutex::new(Flights::new())).collect(),
+            is_shared: AtomicBool::new(false),
             executed: AtomicU64::new(0),
             shared: AtomicU64::new(0),
             promoted: AtomicU64::new(0),
@@ -94,12 +99,26 @@ impl<K, T, E> Inner<K, T, E> {
         &self.shards[hash as usize % self.shards.len()]
     }
 
+    /// Makes each call execute its own operation from now on.
+    pub(super) fn share_among_keys(&self) {
+        self.is_shared.store(true, Ordering::Relaxed);
+    }
+
     /// Joins the flight of `key`, or begins one.
     pub(super) fn enter<Q>(&self, key: &Q, terms: Terms) -> Entered<'_, K, T, E>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
+        // Relaxed: the set published the policy after the flag was set.
+        if self.is_shared.load(Ordering::Relaxed) {
+            self.executed.fetch_add(1, Ordering::Relaxed);
+            return Entered::Leads(Leader {
+                inner: self,
+                flight: None,
+                terms,
+            });
+        }
         let hash = self.hasher.hash_one(key);
         let shard = self.shard(hash);
         let (mut after, mut own) = (0, None);

@@ -67,6 +67,12 @@ impl<K, T, E> Evictable for Coalesce<K, T, E> {
         let is_idle = is_unshared(&self.inner) && self.snapshot().flights == 0;
         is_idle.then_some(Duration::ZERO)
     }
+
+    fn share_among_keys(&self) {
+        if is_unshared(&self.inner) {
+            self.inner.share_among_keys();
+        }
+    }
 }
 
 // Derived implementations would require `K: Clone` and the like.

@@ -1,6 +1,7 @@
 //! The last good value.
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(in crate::fallback) struct Inner<T> {
     pub(super) clock: ClockHandle,
     /// Values are dropped after the lock is released, because their `Drop` is user code.
     last: Mutex<Option<Last<T>>>,
+    /// Set if keys share this policy: it then remembers nothing. A plain flag, set before the first use.
+    is_shared: AtomicBool,
     refreshed: AtomicU64,
     used: AtomicU64,
     missed: AtomicU64,
@@ -50,6 +53,7 @@ impl<T> Stale<T> {
                 when,
                 clock,
                 last: Mutex::new(None),
+                is_shared: AtomicBool::new(false),
                 refreshed: AtomicU64::new(0),
                 used: AtomicU64::new(0),
                 missed: AtomicU64::new(0),
@@ -100,6 +104,10 @@ impl<T> Stale<T> {
 impl<T> Inner<T> {
     /// Stores a value.
     pub(super) fn refresh(&self, now: Instant, value: Arc<T>) {
+        // Relaxed: the set published the policy after the flag was set.
+        if self.is_shared.load(Ordering::Relaxed) {
+            return;
+        }
         // Two statements, so that the older value is dropped after the lock is released.
         let older = lock(&self.last).replace(Last { value, at: now });
         drop(older);
@@ -145,6 +153,12 @@ impl<T> Evictable for Stale<T> {
             Instant::FAR_FUTURE => None,
             last_use if now > last_use => Some(Duration::ZERO),
             last_use => Some(last_use.saturating_duration_since(now) + Duration::from_nanos(1)),
+        }
+    }
+
+    fn share_among_keys(&self) {
+        if is_unshared(&self.inner) {
+            self.inner.is_shared.store(true, Ordering::Relaxed);
         }
     }
 }

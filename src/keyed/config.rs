@@ -48,8 +48,16 @@ where
         template: impl Fn() -> Result<P, ConfigError> + Send + Sync + 'static,
     ) -> KeyedBuilder<K, P> {
         let template = Arc::new(template);
-        let shared = template.clone();
-        KeyedBuilder::new(Arc::new(move |_: &K| template().ok()), Some(shared))
+        let of_shared = template.clone();
+        let shared = move || {
+            let policy = of_shared()?;
+            policy.share_among_keys();
+            Ok(policy)
+        };
+        KeyedBuilder::new(
+            Arc::new(move |_: &K| template().ok()),
+            Some(Arc::new(shared)),
+        )
     }
 }
 

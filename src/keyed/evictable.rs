@@ -20,6 +20,13 @@ pub trait Evictable {
     fn is_evictable(&self) -> bool {
         self.evictable_in() == Some(Duration::ZERO)
     }
+
+    /// Tells the policy that all keys that find a set full will share it. A policy that passes results from one call to
+    /// another must no longer do so: a key would get the results of another one. [`Stale`](crate::Stale) and
+    /// [`Coalesce`](crate::Coalesce) obey, unless the template kept a handle. By default, does nothing.
+    ///
+    /// Called before the first use, and outside all locks.
+    fn share_among_keys(&self) {}
 }
 
 impl<P: Evictable> Evictable for Option<P> {
@@ -27,6 +34,12 @@ impl<P: Evictable> Evictable for Option<P> {
         match self {
             Some(policy) => policy.evictable_in(),
             None => Some(Duration::ZERO),
+        }
+    }
+
+    fn share_among_keys(&self) {
+        if let Some(policy) = self {
+            policy.share_among_keys();
         }
     }
 }
@@ -38,6 +51,12 @@ impl<P: Evictable + ?Sized> Evictable for Arc<P> {
         match is_unshared(self) {
             true => (**self).evictable_in(),
             false => None,
+        }
+    }
+
+    fn share_among_keys(&self) {
+        if is_unshared(self) {
+            (**self).share_among_keys();
         }
     }
 }

@@ -140,6 +140,7 @@ where
             }
             // Created outside the initialization, which holds a lock. If two threads race, one discards its policy.
             if let Some(policy) = (self.inner.template)(&key.to_owned()) {
+                policy.share_among_keys();
                 drop(shared.set(policy));
             }
         }

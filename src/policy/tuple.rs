@@ -122,6 +122,12 @@ macro_rules! tuples {
                 $(let all = all.max($inner.evictable_in()?);)*
                 Some(all)
             }
+
+            fn share_among_keys(&self) {
+                let ($outer, $($inner,)*) = self;
+                $outer.share_among_keys();
+                $($inner.share_among_keys();)*
+            }
         }
     )*};
 }

@@ -1,6 +1,7 @@
 //! Leaders, waiting calls, and promotion.
 
 use super::*;
+use backstop::Keyed;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 #[test]
@@ -352,4 +353,36 @@ fn a_policy_is_evictable_when_no_call_is_in_flight_and_nothing_else_holds_it() {
     assert_eq!(policy.evictable_in(), None);
     drop(other);
     assert!(policy.is_evictable());
+}
+
+#[test]
+fn tenants_beyond_the_bound_of_a_keyed_set_do_not_get_each_others_results() {
+    let clock = ManualClock::new();
+    let template = Coalesce::<String, u32, ()>::builder().clock(clock.clone());
+    let tenants = Keyed::<u32, _>::try_builder(move || template.clone().build());
+    let tenants = tenants.max_keys(1).build().unwrap();
+    let _in_use = tenants.get(&0);
+    let home = async |tenant: u32| {
+        let pages = tenants.get(&tenant);
+        let load = || async {
+            clock.sleep(ms(10)).await;
+            Ok::<_, ()>(tenant)
+        };
+        pages.get("/home").call(load).await
+    };
+    let both = clock.block_on(async { futures::join!(home(1), home(2)) });
+    assert_eq!(both, (Ok(1), Ok(2)));
+    // Calls of one tenant that has an entry are coalesced.
+    clock
+        .block_on(async { futures::join!(home(0), home(0)) })
+        .0
+        .unwrap();
+    assert_eq!(tenants.get(&0).snapshot().shared, 1);
+    assert_eq!(
+        (
+            tenants.get(&1).snapshot().executed,
+            tenants.get(&1).snapshot().shared
+        ),
+        (2, 0)
+    );
 }

@@ -2,7 +2,7 @@
 
 use super::watchdog::within_a_minute;
 use super::*;
-use backstop::keyed::Evictable;
+use backstop::keyed::{Evictable, Overflow};
 use backstop::{Keyed, MaybeStale, Stale};
 
 fn stale(clock: &ManualClock, seconds: u64) -> Stale<u64> {
@@ -206,4 +206,50 @@ fn an_age_must_be_given() {
     assert_eq!(zero.name(), "zero");
     assert_eq!(*zero.get().unwrap(), 1, "of this very instant");
     assert!(format!("{:?} {zero:?}", Stale::<u64>::builder()).contains("zero"));
+}
+
+#[test]
+fn keys_beyond_the_bound_do_not_get_each_others_values() {
+    let clock = ManualClock::new();
+    for overflow in [Overflow::Shared, Overflow::Reject, Overflow::Evict] {
+        let template = Stale::<u64>::builder()
+            .max_age(ms(100))
+            .clock(clock.clone());
+        let builder = template.clone();
+        let single = Keyed::<u64, _>::try_builder(move || builder.clone().build());
+        let single = single.max_keys(1).overflow(overflow).build().unwrap();
+        let builder = template.clone();
+        let stacks = Keyed::<u64, _>::builder(move |_: &u64| {
+            let stack = (builder.clone().build().unwrap(), None::<Retry>);
+            Arc::new(Pipeline::new(Some(stack)))
+        });
+        let stacks = stacks.max_keys(1).overflow(overflow).build().unwrap();
+        let _in_use = (single.get(&0), stacks.get(&0));
+
+        for key in 1..3 {
+            assert_eq!(call!(clock, single.get(&key), Ok(key)), Ok((key, None)));
+            assert_eq!(call!(clock, stacks.get(&key), Ok(key)), Ok((key, None)));
+        }
+        single.get(&4).set(4);
+        let down = Err(Error::Operation(Fault::Down));
+        assert_eq!(
+            call!(clock, single.get(&3), Err(Fault::Down)),
+            down,
+            "{overflow:?}"
+        );
+        assert_eq!(
+            call!(clock, stacks.get(&3), Err(Fault::Down)),
+            down,
+            "{overflow:?}"
+        );
+    }
+
+    // A template that returns clones of one handle shares its value on purpose.
+    let one = stale(&clock, 60);
+    let clones = one.clone();
+    let keys = Keyed::<u64, _>::builder(move |_: &u64| clones.clone());
+    let keys = keys.max_keys(1).build().unwrap();
+    let _in_use = (keys.get(&0), keys.get(&1));
+    keys.get(&2).set(7);
+    assert_eq!(call!(clock, one, Err(Fault::Down)), Ok((7, Some(0))));
 }

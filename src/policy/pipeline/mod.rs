@@ -58,6 +58,10 @@ impl<P: Evictable> Evictable for Pipeline<P> {
     fn evictable_in(&self) -> Option<Duration> {
         self.policies.evictable_in()
     }
+
+    fn share_among_keys(&self) {
+        self.policies.share_among_keys();
+    }
 }
 
 impl<P> Pipeline<P> {
