@@ -21,8 +21,8 @@ pub trait Evictable {
         self.evictable_in() == Some(Duration::ZERO)
     }
 
-    /// Tells the policy that all keys that find a set full will share it. A policy that passes results from one call to
-    /// another must no longer do so: a key would get the results of another one. [`Stale`](crate::Stale) and
+    /// Prepares the policy for use by all keys that find a set full. A policy that passes results from one call to
+    /// another must no longer do so: a key would get the result of another one. [`Stale`](crate::Stale) and
     /// [`Coalesce`](crate::Coalesce) obey, unless the template kept a handle. By default, does nothing.
     ///
     /// Called before the first use, and outside all locks.
