@@ -188,7 +188,8 @@ impl<E> Error<E> {
 pub type PolicyError = Error<std::convert::Infallible>;
 
 impl<E> Error<Error<E>> {
-    /// Flattens the error of a call that was made inside another call.
+    /// Flattens the error of a call that was made inside another call. For the layers of the outer call, an error of the
+    /// inner one is an error of the operation, unless a `Classify` gives it [`Verdict::default_for`](crate::Verdict::default_for).
     pub fn flatten(self) -> Error<E> {
         match self {
             Self::Operation(inner) => inner,
