@@ -113,6 +113,19 @@ fn a_limit_can_be_computed_for_each_call() {
 }
 
 #[test]
+fn two_limits_contradict_each_other() {
+    let limit = Duration::from_secs(1);
+    for both in [
+        Timeout::builder().after(limit).after_with(move |_| limit),
+        Timeout::builder().after_with(move |_| limit).after(limit),
+    ] {
+        let error = both.build().unwrap_err();
+        let text = "timeout: after_with contradicts `after`: both set the limit";
+        assert_eq!(error.to_string(), text);
+    }
+}
+
+#[test]
 fn an_attempt_that_cannot_start_in_time_is_not_started() {
     let clock = ManualClock::new();
     let pipeline = Pipeline::new(timeout(&clock, ms(100)));

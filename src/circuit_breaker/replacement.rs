@@ -48,15 +48,15 @@ impl CircuitBreaker {
         }
     }
 
-    /// Prepares this breaker to replace `old`: continues its numbers, isolations, health checks, and subscriptions.
+    /// Prepares this breaker to replace `old`: continues its state, numbers, isolations, health checks, and subscriptions.
     pub(crate) fn continue_from(&self, old: &Self) {
         self.inner.base.continue_numbers_of(&old.inner.base);
-        let generation = old.inner.read(Machine::generation);
+        // More than a snapshot of it has: how long health checks must wait, a ramp-up, and when a half-open phase began.
+        let former = old.inner.read(Machine::clone);
         let now = self.inner.base.now();
         self.inner.with_lock(|Locked { machine, .. }| {
-            if machine.continue_generations(generation) {
-                self.inner.publish(machine, now);
-            }
+            machine.continue_from(former);
+            self.inner.publish(machine, now);
         });
         self.continue_holds_of(old);
         // Last, because subscribers know that the circuit is isolated.

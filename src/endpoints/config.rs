@@ -19,7 +19,8 @@ use crate::instant::nanos;
 #[must_use = "a builder does nothing until `build`"]
 pub struct EndpointsBuilder<N> {
     nodes: Vec<Endpoint<N>>,
-    strategy: Strategy,
+    choices: Option<usize>,
+    round_robin: bool,
     decay: Duration,
     failure_penalty: Duration,
     max_hint: Duration,
@@ -33,7 +34,8 @@ impl<N> Endpoints<N> {
     pub const fn builder() -> EndpointsBuilder<N> {
         EndpointsBuilder {
             nodes: Vec::new(),
-            strategy: Strategy::LeastLoaded(2),
+            choices: None,
+            round_robin: false,
             decay: Duration::from_secs(10),
             failure_penalty: Duration::from_secs(5),
             max_hint: Duration::from_secs(300),
@@ -61,15 +63,16 @@ impl<N> EndpointsBuilder<N> {
 
     /// Sends a call to the best of this many random nodes, by latency × (calls in flight + 1) / weight, from 1 to 16.
     /// Default 2. With two choices, a call that draws two slow nodes goes to one of them: use more if many nodes may
-    /// be slow at once. With one, nodes are drawn at random by weight.
+    /// be slow at once. With one, nodes are drawn at random by weight. Contradicts [`round_robin`](Self::round_robin).
     pub const fn choices(mut self, choices: usize) -> Self {
-        self.strategy = Strategy::LeastLoaded(choices);
+        self.choices = Some(choices);
         self
     }
 
-    /// Sends calls to the nodes in turn, in proportion to their weights, whatever their latency.
+    /// Sends calls to the nodes in turn, in proportion to their weights, whatever their latency. Contradicts
+    /// [`choices`](Self::choices).
     pub const fn round_robin(mut self) -> Self {
-        self.strategy = Strategy::RoundRobin;
+        self.round_robin = true;
         self
     }
 
@@ -228,16 +231,27 @@ impl<N> EndpointsBuilder<N> {
         clock;
     }
 
+    fn strategy(&self) -> Strategy {
+        match self.round_robin {
+            true => Strategy::RoundRobin,
+            false => Strategy::LeastLoaded(self.choices.unwrap_or(2)),
+        }
+    }
+
     /// Builds the set.
     ///
     /// # Errors
     ///
-    /// If two nodes have the same name, a setting is outside the range its setter documents, or there is no
-    /// clock where the feature `tokio` is off.
+    /// If two nodes have the same name, a setting is outside the range its setter documents, two settings contradict
+    /// each other, or there is no clock where the feature `tokio` is off.
     pub fn build(self) -> Result<Endpoints<N>, ConfigError> {
         let fail = |setting, problem| Err(ConfigError::new(NAME, setting, problem));
         let is_share = |share: f64| (0.0..=1.0).contains(&share);
-        if let Strategy::LeastLoaded(choices) = self.strategy {
+        if self.round_robin && self.choices.is_some() {
+            return fail("round_robin", "contradicts `choices`: it draws no nodes");
+        }
+        let strategy = self.strategy();
+        if let Strategy::LeastLoaded(choices) = strategy {
             if choices == 0 || choices > MAX_CHOICES {
                 return fail("choices", "must be from 1 to 16");
             }
@@ -296,7 +310,7 @@ impl<N> EndpointsBuilder<N> {
         rules.shadow = self.setup.shadow;
         let base = self.setup.build(NAME)?;
         let settings = Settings {
-            strategy: self.strategy,
+            strategy,
             decay: Decay::new(self.decay),
             penalty: nanos(self.failure_penalty),
             max_hint: self.max_hint,
@@ -317,7 +331,7 @@ impl<N> std::fmt::Debug for EndpointsBuilder<N> {
         f.debug_struct("EndpointsBuilder")
             .field("name", &self.setup.name)
             .field("nodes", &names)
-            .field("strategy", &self.strategy)
+            .field("strategy", &self.strategy())
             .finish_non_exhaustive()
     }
 }

@@ -17,7 +17,8 @@ use crate::policy::Context;
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct TimeoutBuilder {
-    limit: Option<Limit>,
+    after: Option<Duration>,
+    after_with: Option<Limit>,
     name: &'static str,
     clock: Option<ClockHandle>,
 }
@@ -32,7 +33,8 @@ impl Timeout {
 impl TimeoutBuilder {
     const fn new() -> Self {
         Self {
-            limit: None,
+            after: None,
+            after_with: None,
             name: Timeout::NAME,
             clock: ClockHandle::preset(),
         }
@@ -40,16 +42,17 @@ impl TimeoutBuilder {
 
     /// Sets the limit. Zero admits only an operation that is ready at once; [`Duration::MAX`] never fires.
     pub fn after(mut self, limit: Duration) -> Self {
-        self.limit = Some(Limit::fixed(limit));
+        self.after = Some(limit);
         self
     }
 
-    /// Sets a function that computes the limit of each call, or of each attempt inside a retry.
+    /// Sets a function that computes the limit of each call, or of each attempt inside a retry. Contradicts
+    /// [`after`](Self::after).
     pub fn after_with(
         mut self,
         limit: impl Fn(&Context) -> Duration + Send + Sync + 'static,
     ) -> Self {
-        self.limit = Some(Limit::per_call(limit));
+        self.after_with = Some(Limit::per_call(limit));
         self
     }
 
@@ -64,11 +67,20 @@ impl TimeoutBuilder {
     ///
     /// # Errors
     ///
-    /// If no limit was given, or no clock where the feature `tokio` is off.
+    /// If no limit was given, or two, or no clock where the feature `tokio` is off.
     pub fn build(self) -> Result<Timeout, ConfigError> {
         let error = |setting, problem| ConfigError::new("timeout", setting, problem);
+        let limit = match (self.after, self.after_with) {
+            (None, None) => return Err(error("after", "must be given")),
+            (Some(limit), None) => Limit::fixed(limit),
+            (None, Some(limit)) => limit,
+            (Some(_), Some(_)) => {
+                let problem = "contradicts `after`: both set the limit";
+                return Err(error("after_with", problem));
+            }
+        };
         Ok(Timeout {
-            limit: self.limit.ok_or(error("after", "must be given"))?,
+            limit,
             name: self.name,
             clock: self.clock.ok_or(error("clock", "must be given"))?,
         })

@@ -144,3 +144,17 @@ fn a_longest_ejection_below_the_first_one_is_an_error() {
     let error = builder.max_ejection(10 * second).build().unwrap_err();
     assert_eq!(error.setting(), "max_ejection");
 }
+
+#[test]
+fn turns_and_a_number_of_choices_contradict_each_other() {
+    let builder = Endpoints::builder().node("a", 1).clock(ManualClock::new());
+    assert!(builder.clone().round_robin().build().is_ok());
+    for both in [
+        builder.clone().choices(3).round_robin(),
+        builder.round_robin().choices(3),
+    ] {
+        let error = both.build().unwrap_err();
+        let text = "endpoints: round_robin contradicts `choices`: it draws no nodes";
+        assert_eq!(error.to_string(), text);
+    }
+}

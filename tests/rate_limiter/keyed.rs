@@ -163,6 +163,47 @@ fn new_keys_without_room_are_rejected_or_share_a_limit() {
 }
 
 #[test]
+fn a_small_limiter_finds_the_one_idle_key_before_a_new_one_has_no_room() {
+    // Where keys are depends on a secret of each limiter.
+    for (max_keys, _) in [1, 2, 3, 8, 64]
+        .iter()
+        .flat_map(|keys| (0..20).map(move |n| (*keys, n)))
+    {
+        let clock = ManualClock::new();
+        for overflow in [Overflow::Reject, Overflow::Shared] {
+            let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(1))
+                .max_keys(max_keys)
+                .overflow(overflow)
+                .build()
+                .unwrap();
+            for key in 0..max_keys as u64 {
+                limits.try_acquire(&key).unwrap();
+            }
+            clock.advance(SECOND);
+            for key in 1..max_keys as u64 {
+                limits.try_acquire(&key).unwrap();
+            }
+            limits.try_acquire(&1000).unwrap();
+            assert!(limits.peek(&0).is_none(), "{max_keys} keys, {overflow:?}");
+            assert_eq!(limits.peek(&1000).unwrap().remaining, 0);
+        }
+    }
+}
+
+#[test]
+fn a_quota_that_is_too_large_is_named_and_not_the_debt_that_follows_from_it() {
+    for quota in [
+        Quota::per_day(1 << 41),
+        Quota::per_second(1).burst(u64::MAX),
+        Quota::per_second_f64(f64::INFINITY),
+    ] {
+        let clock = ManualClock::new();
+        let error = builder::<u64>(&clock, quota).build().unwrap_err();
+        assert_eq!(error.setting(), "quota", "{error}");
+    }
+}
+
+#[test]
 fn waiting_for_a_key_gives_turns_in_order_and_takes_nothing_when_cancelled() {
     let clock = ManualClock::new();
     let limits: KeyedRateLimiter<u64> = builder(&clock, Quota::per_second(10).burst(1))

@@ -175,6 +175,92 @@ fn a_health_check_continues_with_the_breaker_that_replaces_its_own() {
 }
 
 #[test]
+fn a_health_check_ends_neither_a_pause_nor_a_hint_of_a_breaker_that_was_replaced() {
+    let holds: [fn(&CircuitBreaker); 3] = [
+        |breaker| breaker.trip_for(s(20)),
+        |breaker| breaker.pause_for(s(20)),
+        |breaker| {
+            let permit = breaker.try_acquire().unwrap();
+            permit.record(Verdict::throttled(s(20)));
+        },
+    ];
+    for (number, hold) in holds.into_iter().enumerate() {
+        let clock = ManualClock::new();
+        let tripping = |measures| rules(measures).trip_on(Trip::consecutive(1));
+        let standard = standard(&clock).without_retry().breaker(tripping(false));
+        let standard = standard.build().unwrap();
+        let first = standard.breaker().unwrap();
+        hold(&first);
+        let ping = || async { Ok::<_, ()>(()) };
+        let mut check = Box::pin(first.check_with(s(1), ping));
+        assert_eq!(poll(check.as_mut()), Poll::Pending);
+        let config = standard.config().breaker(tripping(true));
+        standard.reconfigure(config).unwrap();
+        let second = standard.breaker().unwrap();
+        for second_passed in 0..20 {
+            assert_eq!(poll(check.as_mut()), Poll::Pending);
+            assert_eq!(second.state(), State::Open, "{number}, {second_passed} s");
+            clock.advance(s(1));
+        }
+        assert_eq!(poll(check.as_mut()), Poll::Pending);
+        clock.advance(s(1));
+        assert_eq!(poll(check.as_mut()), Poll::Pending);
+        assert_eq!(second.state(), State::Closed, "{number}");
+    }
+}
+
+#[test]
+fn a_half_open_circuit_continues_half_open_and_as_long_as_it_may() {
+    let clock = ManualClock::new();
+    let limited = |measures| {
+        rules(measures)
+            .max_half_open(s(10))
+            .max_half_open_ends_in(State::Closed)
+    };
+    let standard = standard(&clock).without_retry().breaker(limited(false));
+    let standard = standard.build().unwrap();
+    let first = standard.breaker().unwrap();
+    first.half_open();
+    let mut transitions = first.subscribe();
+    let of_first = first.try_acquire().unwrap();
+    clock.advance(s(6));
+    let config = standard.config().breaker(limited(true));
+    standard.reconfigure(config).unwrap();
+    let second = standard.breaker().unwrap();
+    assert_eq!(second.state(), State::HalfOpen);
+    assert_eq!(second.snapshot().in_state, s(6));
+    // A probe of its own; that of the former breaker decides nothing here.
+    let probe = second.try_acquire().unwrap();
+    assert!(probe.is_probe());
+    of_first.failure();
+    assert_eq!(second.state(), State::HalfOpen);
+    drop(probe);
+    clock.advance(s(4));
+    assert!(!second.try_acquire().unwrap().is_probe());
+    // No change from open, which it has not been.
+    assert_eq!(seen(&mut transitions), [(State::HalfOpen, State::Closed)]);
+}
+
+#[test]
+fn a_ramp_up_continues_with_the_breaker_that_replaces_its_own() {
+    let clock = ManualClock::new();
+    let ramped = |measures| rules(measures).ramp_up(s(100)).seed(1);
+    let standard = standard(&clock).without_retry().breaker(ramped(false));
+    let standard = standard.build().unwrap();
+    let first = standard.breaker().unwrap();
+    first.trip();
+    first.close();
+    let config = standard.config().breaker(ramped(true));
+    standard.reconfigure(config).unwrap();
+    let second = standard.breaker().unwrap();
+    let rejected = || (0..100).filter(|_| second.try_acquire().is_err()).count();
+    // A tenth of the calls at first, all of them at the end.
+    assert!((80..100).contains(&rejected()));
+    clock.advance(s(100));
+    assert_eq!(rejected(), 0);
+}
+
+#[test]
 fn a_breaker_that_is_removed_and_put_back_with_other_windows_keeps_its_subscriptions() {
     let clock = ManualClock::new();
     let standard = with_breaker(&clock);

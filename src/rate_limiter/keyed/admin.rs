@@ -61,15 +61,7 @@ impl<K> KeyedRateLimiter<K> {
 
     /// Evicts at once all keys whose limits are full. Without it, calls evict them a few at a time.
     pub fn evict_idle(&self) {
-        let now = self.inner.base.now();
-        for shard in &self.inner.keys.shards {
-            let removed = shard
-                .lock()
-                .map(|mut table| table.sweep(now, usize::MAX, &self.inner.keys.default));
-            if let Some(removed) = removed {
-                self.inner.keys.count_removed(removed.count);
-            }
-        }
+        self.inner.keys.sweep_all(self.inner.base.now());
     }
 
     /// Replaces the default quota of all keys that have it. See

@@ -163,9 +163,6 @@ impl<K> KeyedRateLimiterBuilder<K> {
         }
         let most = self.quotas.iter().map(Quota::limit).max().unwrap_or(1);
         let debt = self.max_debt.unwrap_or(most);
-        if debt > LARGEST {
-            return Err(error("max_debt", "must not exceed 2^40 tokens"));
-        }
         let per_key = PerKey {
             debt,
             max_waiting: self.max_waiting.unwrap_or(usize::MAX),
@@ -174,6 +171,9 @@ impl<K> KeyedRateLimiterBuilder<K> {
         self.quotas
             .iter()
             .try_for_each(|quota| per_key.check(quota))?;
+        if debt > LARGEST {
+            return Err(error("max_debt", "must not exceed 2^40 tokens"));
+        }
         let max_wait = max_wait(NAME, self.max_wait, self.max_waiting, &self.quotas)?;
         let base = self.setup.build(NAME)?;
         // Built in any case, because that checks the number of quotas and the debt.

@@ -14,8 +14,8 @@ const MOST_SHARDS: usize = 1024;
 const SEARCHES_PER_SHARD: usize = 16;
 /// Number of keys that a sweep checks.
 const SWEEP: usize = 8;
-/// With [`Overflow::Evict`], all keys are candidates in a limiter with at most this many.
-const ALL_CANDIDATES: usize = 64;
+/// In a limiter with at most this many keys, a search for room checks all of them.
+const FEW: usize = 64;
 /// Number of candidates in a larger limiter.
 const CANDIDATES: usize = 16;
 
@@ -78,10 +78,10 @@ impl<K> Shards<K> {
         self.count.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Removes up to a few idle keys of a table. Returns the number of keys it checked.
+    /// Checks up to `count` keys of a table, and removes the idle ones. Returns the number of keys it checked.
     #[cold]
-    fn sweep(&self, mut table: Guard<'_, K>, now: Instant) -> usize {
-        let removed = table.sweep(now, SWEEP, &self.default);
+    fn sweep(&self, mut table: Guard<'_, K>, now: Instant, count: usize) -> usize {
+        let removed = table.sweep(now, count, &self.default);
         drop(table);
         self.count_removed(removed.count);
         removed.seen
@@ -90,7 +90,7 @@ impl<K> Shards<K> {
     #[cold]
     pub(super) fn sweep_shard(&self, hash: u64, now: Instant) {
         if let Some(table) = self.shard(hash) {
-            self.sweep(table, now);
+            self.sweep(table, now, SWEEP);
         }
     }
 
@@ -121,7 +121,7 @@ impl<K> Shards<K> {
             // Relaxed: any shard will do.
             let victim =
                 self.victim.load(Ordering::Relaxed) / SEARCHES_PER_SHARD % self.shards.len();
-            let looked_at = self.sweep(self.shards[victim].lock()?, now);
+            let looked_at = self.sweep(self.shards[victim].lock()?, now, SWEEP);
             let step = if looked_at < SWEEP {
                 SEARCHES_PER_SHARD
             } else {
@@ -136,15 +136,30 @@ impl<K> Shards<K> {
                 break;
             }
         }
-        let has_evicted = self.overflow == Overflow::Evict && self.evict(now);
-        has_evicted.then(reserve).flatten()
+        let may_have_room = match self.overflow {
+            Overflow::Evict => self.evict(now),
+            _ if self.max_keys <= FEW => {
+                self.sweep_all(now);
+                true
+            }
+            _ => false,
+        };
+        may_have_room.then(reserve).flatten()
+    }
+
+    /// Removes all idle keys, except those of shards that this thread must not wait for.
+    #[cold]
+    pub(super) fn sweep_all(&self, now: Instant) {
+        for table in self.shards.iter().filter_map(Shard::lock) {
+            self.sweep(table, now, usize::MAX);
+        }
     }
 
     /// Removes the key that will be indistinguishable from a new one first, among all keys if there are few,
     /// otherwise in a sample.
     #[cold]
     fn evict(&self, now: Instant) -> bool {
-        let most = match self.max_keys <= ALL_CANDIDATES {
+        let most = match self.max_keys <= FEW {
             true => usize::MAX,
             false => CANDIDATES,
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Machine, Phase};
+use super::{Machine, Phase, Probes};
 use crate::event::State;
 use crate::instant::Instant;
 
@@ -24,13 +24,20 @@ impl Machine {
         };
     }
 
-    /// Continues the generations of another machine. Returns `false` if this one is ahead already. Before the first call,
-    /// because the results of calls from before are ignored.
-    pub(crate) const fn continue_generations(&mut self, generation: u64) -> bool {
-        let is_behind = self.generation < generation;
-        if is_behind {
-            self.generation = generation;
-        }
-        is_behind
+    /// Continues the phase and the generations of a machine that this one replaces, on the same clock. A half-open phase
+    /// has new probes, because the results of those in flight go to the former machine. Before the first call, because
+    /// the results of calls from before are ignored.
+    pub(crate) fn continue_from(&mut self, former: Self) {
+        self.generation = self.generation.max(former.generation);
+        self.since = former.since;
+        self.last_break = former.last_break;
+        self.failed_probes = former.failed_probes;
+        self.phase = match former.phase {
+            Phase::HalfOpen(_) => {
+                let probes = Probes::new(&self.rules, self.last_break, self.last_probe);
+                Phase::HalfOpen(Box::new(probes))
+            }
+            phase => phase,
+        };
     }
 }
