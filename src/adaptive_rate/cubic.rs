@@ -39,6 +39,13 @@ pub struct CubicCurve {
 }
 
 impl CubicCurve {
+    /// Continues the curve of `old` with the settings of this one.
+    pub(super) const fn continue_from(&mut self, old: &Self) {
+        self.max_rate = old.max_rate;
+        self.plateau = old.plateau;
+        self.last_throttle = old.last_throttle;
+    }
+
     /// Returns the curve after an answer was throttled at `now`, at a rate of `max_rate`.
     ///
     /// A `beta` outside 0 to 1 counts as the nearer end, a `scale` that is not above 0 as the smallest positive number,
@@ -97,6 +104,16 @@ pub struct RateMeter {
 }
 
 impl RateMeter {
+    /// Continues the measurements of `old` with the settings of this one.
+    pub(super) const fn continue_from(&mut self, old: &Self) {
+        self.rate = old.rate;
+        // Windows of another length have other numbers.
+        if self.window == old.window {
+            self.current = old.current;
+            self.count = old.count;
+        }
+    }
+
     /// Returns a meter that counts from `now` on, in windows aligned to the clock. The last full window has the
     /// weight `smoothing`, all earlier ones the rest.
     ///
@@ -148,6 +165,14 @@ pub struct RateBucket {
 const ROUNDING: f64 = 1e-9;
 
 impl RateBucket {
+    /// Continues the rate and the tokens of `old` with the settings of this one.
+    pub(super) const fn continue_from(&mut self, old: &Self) {
+        self.rate = old.rate.max(self.min_rate);
+        self.capacity = old.capacity.max(self.min_rate);
+        self.available = old.available;
+        self.filled = old.filled;
+    }
+
     /// Returns an empty bucket that fills from `now` on. Negative rates and NaN count as 0.
     pub fn new(now: Instant, rate: f64, min_rate: f64) -> Self {
         let mut bucket = Self {

@@ -174,6 +174,14 @@ impl CubicRate {
         self.rate()
     }
 
+    /// Continues from `old` with the settings of this one.
+    pub(crate) const fn continue_from(&mut self, old: &Self) {
+        self.curve.continue_from(&old.curve);
+        self.meter.continue_from(&old.meter);
+        self.bucket.continue_from(&old.bucket);
+        self.limiting = old.limiting;
+    }
+
     /// Returns the rate in calls per second; `None` until an answer is throttled.
     pub fn rate(&self) -> Option<f64> {
         self.limiting.then_some(self.bucket.rate())

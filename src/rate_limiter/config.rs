@@ -278,22 +278,19 @@ impl RateLimiter {
         self.set_quotas(&terms.quotas, Inherit::AsIs)
     }
 
-    /// Continues from `old`: a new limiter has no more tokens than `old` had, and a pause and the numbers of events
-    /// continue.
+    /// Continues from `old`, before the first call: a new limiter has no more tokens in each limit than `old` had, debts
+    /// included. An adaptive rate, a pause, and the numbers of events continue.
     pub(crate) fn continue_from(&self, old: &Self) {
-        self.inner.base.continue_numbers_of(&old.inner.base);
+        let inner = &*self.inner;
+        inner.base.continue_numbers_of(&old.inner.base);
         let was = old.snapshot();
-        let now = self.inner.base.now();
-        let mut surplus = self.peek_n(0).remaining.saturating_sub(was.remaining);
-        // Removed piecewise, because each stripe holds only a part of the tokens.
-        let mut piece = surplus;
-        while piece > 0 {
-            match self.inner.take(now, piece) {
-                Ok(()) => surplus -= piece,
-                Err(_) => piece /= 2,
+        let now = inner.base.now();
+        if let (Some(feedback), Some(old)) = (&inner.feedback, &old.inner.feedback) {
+            if let Some(found) = feedback.continue_from(old) {
+                inner.apply_found(now, found);
             }
-            piece = piece.min(surplus);
         }
+        inner.storage.lower_to(now, &was.available, inner.debt);
         if !was.paused_for.is_zero() {
             self.pause_for(was.paused_for);
         }

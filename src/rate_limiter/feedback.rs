@@ -62,6 +62,20 @@ impl Feedback {
         applies.then_some(quota)
     }
 
+    /// Continues the rate of `old`, if both are adaptive. Returns the quota for it; the caller applies it before the first
+    /// call.
+    pub(super) fn continue_from(&self, old: &Self) -> Option<Quota> {
+        let (rate, last) = {
+            let old = lock_checked(old.adaptive.as_ref()?);
+            (old.rate.clone(), old.last)
+        };
+        let mut adaptive = lock_checked(self.adaptive.as_ref()?);
+        adaptive.rate.continue_from(&rate);
+        adaptive.last = last;
+        let quota = adaptive.found();
+        (std::mem::replace(&mut adaptive.current, quota) != quota).then_some(quota)
+    }
+
     /// Ends the application of `quota`. Returns a newer one found meanwhile, unless this was the caller's last round.
     /// In that case, a later result applies it.
     pub(super) fn applied(&self, quota: Quota, is_last: bool) -> Option<Quota> {

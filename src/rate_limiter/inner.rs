@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::feedback::Feedback;
 use super::rejections::Rejections;
-use super::state::{Inherit, Limit, Unavailable};
+use super::state::{Inherit, Limit, Quota, Unavailable};
 use super::storage::{Settings, Storage};
 use super::wait_queue::{Joined, WaitQueue};
 use crate::base::Base;
@@ -150,14 +150,19 @@ impl Inner {
             let Some(quota) = found else {
                 return;
             };
-            self.queue.change(&self.storage, now, |storage, in_force| {
-                let gcra = quota.gcra(self.debt);
-                let tat = gcra.with_initial(now, quota.initial_tokens());
-                storage.replace(now, Settings::Token(gcra, tat), Inherit::AsIs);
-                in_force.replace(&[quota]);
-            });
+            self.apply_found(now, quota);
             found = feedback.applied(quota, is_last);
         }
+    }
+
+    /// Applies the quota of an adaptive limiter.
+    pub(super) fn apply_found(&self, now: Instant, quota: Quota) {
+        self.queue.change(&self.storage, now, |storage, in_force| {
+            let gcra = quota.gcra(self.debt);
+            let tat = gcra.with_initial(now, quota.initial_tokens());
+            storage.replace(now, Settings::Token(gcra, tat), Inherit::AsIs);
+            in_force.replace(&[quota]);
+        });
     }
 
     /// Returns tokens, as of the time at which they were taken if that is known. Loses none if the clock panics.

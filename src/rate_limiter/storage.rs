@@ -102,6 +102,28 @@ impl Storage {
         }
     }
 
+    /// Takes from each limit what it has beyond `most`, leaving it at most `debt` tokens of debt. `most` has a number for
+    /// each limit; otherwise, its least one applies to all of them.
+    pub(super) fn lower_to(&self, now: Instant, most: &[i64], debt: u64) {
+        let (_, each) = self.availabilities(now);
+        let least = most.iter().copied().min().unwrap_or(i64::MAX);
+        let most = |index| match most.len() == each.len() {
+            true => most[index],
+            false => least,
+        };
+        let surplus = each.iter().enumerate().map(|(index, has)| {
+            u64::try_from(has.available.saturating_sub(most(index))).unwrap_or(0)
+        });
+        match self {
+            Self::Locked(locked) => {
+                let mut locked = lock_checked(locked);
+                let (limits, now) = locked.at(now);
+                limits.charge_each(now, surplus, debt);
+            }
+            bucket => bucket.charge(now, surplus.sum(), debt),
+        }
+    }
+
     /// Takes `tokens` for a waiter whose turn comes at `from` or later, and by `now`. Returns the instant as of which
     /// they are taken.
     pub(super) fn serve(

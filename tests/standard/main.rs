@@ -4,6 +4,7 @@ mod reconfigured;
 mod reconfigured_breaker;
 mod removed_layers;
 mod replaced_breaker;
+mod replaced_limiter;
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};

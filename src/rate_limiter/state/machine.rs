@@ -150,7 +150,17 @@ impl Limits {
     /// Takes tokens that have already been consumed: from each limit, as many of `tokens` as leave it at most `debt`
     /// tokens of debt.
     pub(crate) fn charge(&mut self, now: Instant, tokens: u64, debt: u64) {
-        for machine in &mut self.0 {
+        self.charge_each(now, std::iter::repeat(tokens), debt);
+    }
+
+    /// Takes from each limit its own number of `tokens`, or as many as leave it at most `debt` tokens of debt.
+    pub(crate) fn charge_each(
+        &mut self,
+        now: Instant,
+        tokens: impl IntoIterator<Item = u64>,
+        debt: u64,
+    ) {
+        for (machine, tokens) in self.0.iter_mut().zip(tokens) {
             let room = machine.limit().availability(now).room(debt);
             machine.limit_mut().force_take(now, tokens.min(room));
         }
