@@ -7,7 +7,7 @@ use super::hold::{Hold, Holds};
 use super::inner::{Inner, Locked};
 use super::state::Machine;
 use super::transitions::Transitions;
-use crate::event::Panics;
+use crate::event::{Panics, State};
 use crate::instant::Instant;
 
 impl CircuitBreaker {
@@ -51,9 +51,14 @@ impl CircuitBreaker {
     /// Prepares this breaker to replace `old`: continues its state, numbers, isolations, health checks, and subscriptions.
     pub(crate) fn continue_from(&self, old: &Self) {
         self.inner.base.continue_numbers_of(&old.inner.base);
-        // More than a snapshot of it has: how long health checks must wait, a ramp-up, and when a half-open phase began.
+        // More than a snapshot of it has: the content of each window, how long health checks must wait, a ramp-up, and when a half-open phase began.
         let former = old.inner.read(Machine::clone);
         let now = self.inner.base.now();
+        if matches!(former.underlying(), State::Closed | State::MetricsOnly) {
+            let windows = old.inner.windows_of(former.packed_state());
+            let (rules, of) = (&self.inner.terms().rules, &old.inner.terms().rules);
+            self.inner.windows.continue_from(rules, windows, of, now);
+        }
         self.inner.with_lock(|Locked { machine, .. }| {
             machine.continue_from(former);
             self.inner.publish(machine, now);

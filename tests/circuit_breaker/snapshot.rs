@@ -202,3 +202,22 @@ fn a_snapshot_taken_during_health_checks_restores_the_end_of_the_break() {
     clock.advance(secs(3));
     assert!(restored.try_acquire().unwrap().is_probe());
 }
+
+#[test]
+fn counts_of_a_long_window_do_not_fill_a_short_one_after_a_restart() {
+    let clock = ManualClock::new();
+    let windows = || {
+        builder(&clock)
+            .trip_on(Trip::failures(50).within(secs(600)))
+            .trip_on(Trip::failures(5).within(secs(10)))
+    };
+    let before = windows().build().unwrap();
+    for _ in 0..40 {
+        before.try_acquire().unwrap().failure();
+        clock.advance(secs(5));
+    }
+    let after = windows().restore(before.snapshot()).build().unwrap();
+    assert_eq!(after.snapshot().failures, 40);
+    after.try_acquire().unwrap().success();
+    assert_eq!(after.state(), State::Closed);
+}

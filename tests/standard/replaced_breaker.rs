@@ -261,6 +261,38 @@ fn a_ramp_up_continues_with_the_breaker_that_replaces_its_own() {
 }
 
 #[test]
+fn each_of_several_windows_continues_with_its_own_content() {
+    let clock = ManualClock::new();
+    let windows = |measures| {
+        let breaker = CircuitBreaker::builder().measure_durations(measures);
+        breaker
+            .trip_on(Trip::failures(50).within(s(600)))
+            .trip_on(Trip::failures(5).within(s(10)))
+            .trip_on(Trip::failures(5).of_last(10))
+            .trip_on(Trip::failures(42).of_last(1000))
+    };
+    let standard = standard(&clock).without_retry().breaker(windows(false));
+    let standard = standard.build().unwrap();
+    let first = standard.breaker().unwrap();
+    for _ in 0..40 {
+        first.try_acquire().unwrap().failure();
+        first.try_acquire().unwrap().success();
+        first.try_acquire().unwrap().success();
+        clock.advance(s(5));
+    }
+    (0..10).for_each(|_| first.try_acquire().unwrap().success());
+    let config = standard.config().breaker(windows(true));
+    standard.reconfigure(config).unwrap();
+    let second = standard.breaker().unwrap();
+    second.try_acquire().unwrap().success();
+    assert_eq!(second.state(), State::Closed, "too many in a short window");
+    second.try_acquire().unwrap().failure();
+    assert_eq!(second.state(), State::Closed);
+    second.try_acquire().unwrap().failure();
+    assert_eq!(second.state(), State::Open, "too few in a long window");
+}
+
+#[test]
 fn a_breaker_that_is_removed_and_put_back_with_other_windows_keeps_its_subscriptions() {
     let clock = ManualClock::new();
     let standard = with_breaker(&clock);

@@ -66,6 +66,25 @@ pub(super) enum Span {
     Time(Duration),
 }
 
+impl Span {
+    /// Returns whether both are numbers of calls, or both are times.
+    pub(super) const fn is_comparable_to(self, other: Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::Calls(_), Self::Calls(_)) | (Self::Time(_), Self::Time(_))
+        )
+    }
+
+    /// Returns whether this window is shorter than a comparable one.
+    pub(super) fn is_shorter_than(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Calls(one), Self::Calls(other)) => one < other,
+            (Self::Time(one), Self::Time(other)) => one < other,
+            _ => false,
+        }
+    }
+}
+
 impl Trip {
     /// The largest window of calls.
     const MAX_CALLS: u32 = 1 << 20;
