@@ -17,7 +17,7 @@ use crate::policy::Context;
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct TimeoutBuilder {
-    after: Option<Duration>,
+    after: Option<Limit>,
     after_with: Option<Limit>,
     name: &'static str,
     clock: Option<ClockHandle>,
@@ -42,7 +42,7 @@ impl TimeoutBuilder {
 
     /// Sets the limit. Zero admits only an operation that is ready at once; [`Duration::MAX`] never fires.
     pub fn after(mut self, limit: Duration) -> Self {
-        self.after = Some(limit);
+        self.after = Some(Limit::fixed(limit));
         self
     }
 
@@ -72,8 +72,7 @@ impl TimeoutBuilder {
         let error = |setting, problem| ConfigError::new("timeout", setting, problem);
         let limit = match (self.after, self.after_with) {
             (None, None) => return Err(error("after", "must be given")),
-            (Some(limit), None) => Limit::fixed(limit),
-            (None, Some(limit)) => limit,
+            (Some(limit), None) | (None, Some(limit)) => limit,
             (Some(_), Some(_)) => {
                 let problem = "contradicts `after`: both set the limit";
                 return Err(error("after_with", problem));
