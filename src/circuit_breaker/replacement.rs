@@ -51,7 +51,8 @@ impl CircuitBreaker {
     /// Prepares this breaker to replace `old`: continues its state, numbers, isolations, health checks, and subscriptions.
     pub(crate) fn continue_from(&self, old: &Self) {
         self.inner.base.continue_numbers_of(&old.inner.base);
-        // More than a snapshot of it has: the content of each window, how long health checks must wait, a ramp-up, and when a half-open phase began.
+        // More than a snapshot has: the content of each window, how long health checks must wait, a ramp-up, and when a
+        // half-open phase began.
         let former = old.inner.read(Machine::clone);
         let now = self.inner.base.now();
         if matches!(former.underlying(), State::Closed | State::MetricsOnly) {
