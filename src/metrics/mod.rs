@@ -37,9 +37,9 @@
 //! [`KeyedRateLimiter`](crate::KeyedRateLimiter) are one series. If a program makes up names at run time, the first
 //! thousand have series of their own, and all further ones share those of the policy `other`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::{fmt, mem};
 
 use ::metrics::Recorder;
 
@@ -70,8 +70,8 @@ struct Inner {
     sink: Sink,
     series: Names<Series>,
     watched: Mutex<Vec<Arc<dyn Gauges>>>,
-    /// The gauges that were collected last.
-    collected: Mutex<HashSet<GaugeName>>,
+    /// The gauges that may not be 0, each with the index of the handle that had it last.
+    collected: Mutex<HashMap<GaugeName, usize>>,
 }
 
 /// A metric, a policy, and a further label.
@@ -127,29 +127,47 @@ impl Metrics {
         // Taken outside the lock, because a snapshot reads its clock, which may be user code.
         let watched = lock(&self.inner.watched).clone();
         let mut panics = Panics::default();
-        let mut readings = vec![Vec::new(); watched.len()];
+        let mut readings = vec![None; watched.len()];
         for (readings, handle) in readings.iter_mut().zip(&watched) {
-            panics.run(|| *readings = handle.readings());
+            panics.run(|| *readings = Some(handle.readings()));
         }
-        if panics.is_empty() {
-            panics.run(|| self.clear_all_but(readings.iter().flatten()));
-        }
-        for readings in &readings {
+        self.clear_all_but(&readings, &mut panics);
+        for (handle, readings) in readings.iter().enumerate() {
+            let Some(readings) = readings else { continue };
             panics.run(|| self.record(readings));
+            // After it: a concurrent collection that clears the gauge before it is recorded here leaves it to the next.
+            let names = gauges(readings).map(|name| (name, handle));
+            lock(&self.inner.collected).extend(names);
         }
         panics.resume();
     }
 
-    /// Sets the gauges to 0 that were collected before and are not among these readings.
-    fn clear_all_but<'r>(&self, readings: impl Iterator<Item = &'r Reading>) {
-        let gauges = readings.filter(|reading| reading.metric != LEASE_TRIPS);
-        let names: HashSet<GaugeName> = gauges
-            .map(|reading| (reading.metric, reading.policy, reading.label))
-            .collect();
-        let before = mem::replace(&mut *lock(&self.inner.collected), names.clone());
-        for &(metric, policy, label) in before.difference(&names) {
-            let key = key(metric, (policy, None), label.as_slice());
-            self.inner.sink.gauge(&key).set(0.0);
+    /// Sets the gauges to 0 that were recorded before and are not among these readings, which have `None` for a handle that
+    /// panicked: its gauges stay.
+    fn clear_all_but(&self, readings: &[Option<Vec<Reading>>], panics: &mut Panics) {
+        let kept: HashSet<GaugeName> = readings.iter().flatten().flat_map(|r| gauges(r)).collect();
+        let is_gone = |name: &GaugeName, handle: usize| {
+            readings.get(handle).is_some_and(Option::is_some) && !kept.contains(name)
+        };
+        let mut gone = Vec::new();
+        lock(&self.inner.collected).retain(|name, &mut handle| {
+            let is_gone = is_gone(name, handle);
+            if is_gone {
+                gone.push((*name, handle));
+            }
+            !is_gone
+        });
+        for (name, handle) in gone {
+            let mut is_cleared = false;
+            panics.run(|| {
+                let (metric, policy, label) = name;
+                let key = key(metric, (policy, None), label.as_slice());
+                self.inner.sink.gauge(&key).set(0.0);
+                is_cleared = true;
+            });
+            if !is_cleared {
+                lock(&self.inner.collected).entry(name).or_insert(handle);
+            }
         }
     }
 
@@ -165,6 +183,12 @@ impl Metrics {
             }
         }
     }
+}
+
+/// Returns the names of the gauges among these readings.
+fn gauges(readings: &[Reading]) -> impl Iterator<Item = GaugeName> + '_ {
+    let gauges = readings.iter().filter(|it| it.metric != LEASE_TRIPS);
+    gauges.map(|it| (it.metric, it.policy, it.label))
 }
 
 impl Default for Metrics {

@@ -2,6 +2,7 @@
 #![cfg(feature = "metrics")]
 
 mod broken;
+mod gone;
 mod grafana;
 mod recorder;
 
@@ -274,30 +275,6 @@ fn gauges_are_written_when_they_are_collected() {
     metrics.collect();
     assert_eq!((state("closed"), state("isolated")), (0.0, 1.0));
     recorder.check_against_the_table();
-}
-
-#[test]
-fn a_gauge_that_no_handle_has_any_more_is_zero() {
-    let (recorder, metrics) = metrics();
-    let clock = ManualClock::new();
-    let standard = Standard::builder().name("s").quota(Quota::per_second(9));
-    let standard = standard.clock(clock).build().unwrap();
-    standard.breaker().unwrap().trip();
-    metrics.watch(standard.clone());
-    metrics.collect();
-    let open = || recorder.gauge("backstop_circuit_state", "policy=s,state=open");
-    let tokens = || recorder.gauge("backstop_tokens", "policy=s");
-    assert_eq!((open(), tokens()), (1.0, 9.0));
-
-    let config = standard.config();
-    standard
-        .reconfigure(config.clone().without_breaker())
-        .unwrap();
-    metrics.collect();
-    assert_eq!((open(), tokens()), (0.0, 9.0));
-    standard.reconfigure(config).unwrap();
-    metrics.collect();
-    assert_eq!((open(), tokens()), (1.0, 9.0));
 }
 
 #[test]
