@@ -198,7 +198,7 @@ where
             // Read after the call, so that the fields are as new as the response.
             if let Some(key) = &key {
                 // The key is unknown if its limit is full again and it was evicted, or if it has no room.
-                let decision = limits.peek(key).unwrap_or_else(|| limits.read(key));
+                let decision = limits.peek_any(key);
                 rate_limit::write(response.headers_mut(), limits.name(), &decision);
             }
             Ok(response)

@@ -60,6 +60,33 @@ async fn responses_state_the_limit_of_a_key_that_was_evicted_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_fields_of_an_evicted_key_evict_no_other_key() {
+    let limits = KeyedRateLimiter::<IpAddr>::builder()
+        .name("client")
+        .quota(Quota::per_hour(2))
+        .max_keys(1)
+        .overflow(Overflow::Evict)
+        .build()
+        .unwrap();
+    let (other, taken) = (IpAddr::from([192, 0, 2, 2]), limits.clone());
+    let service = crate::scripted(move |_, _: Request<()>| {
+        // The other key evicts this one.
+        assert!(taken.try_acquire(&other).is_ok() && taken.try_acquire(&other).is_ok());
+        std::future::ready(Ok::<_, std::convert::Infallible>(Response::new(
+            String::new(),
+        )))
+    });
+    let mut service = RateLimitLayer::new(limits.clone(), key::peer_ip()).layer(service);
+    let response = send(&mut service, from("192.0.2.1")).await.unwrap();
+    assert_eq!(
+        text(response.headers(), "ratelimit"),
+        Some("\"client\";r=2")
+    );
+    let left = limits.peek(&other).map(|decision| decision.remaining);
+    assert_eq!(left, Some(0), "the other key was evicted");
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_without_room_state_the_shared_limit_or_none() {
     for (overflow, has_fields) in [(Overflow::Shared, true), (Overflow::Reject, false)] {
         let limits = KeyedRateLimiter::<IpAddr>::builder()

@@ -314,6 +314,32 @@ impl<K: Hash + Eq> Inner<K> {
         }
     }
 
+    /// Reads the limit that a call with a new key would find, without adding the key. `None` if there is no room for it.
+    #[cfg(all(feature = "tower", feature = "http"))]
+    pub(super) fn read_new<R>(
+        &self,
+        (hash, key): (u64, &K),
+        now: Instant,
+        bucket: impl Fn(&mut u64, &Gcra, CallTime) -> R,
+        limiter: impl Fn(&RateLimiter, CallTime) -> R,
+    ) -> Option<R> {
+        let time = self.time(now);
+        // A key that may evict another one has room.
+        if !self.keys.evicts() && self.keys.make_room(hash, now).is_none() {
+            return self.shared.as_ref().map(|shared| limiter(shared, time));
+        }
+        let own = self.quota_for.as_ref().and_then(|quota| quota(key));
+        let own = own.filter(|quota| self.per_key.check(quota).is_ok());
+        match self.own_limit(own.as_ref()).map(|own| own.limit) {
+            Some(KeyLimit::Bucket { gcra, mut tat }) => Some(bucket(&mut tat, &gcra, time)),
+            Some(KeyLimit::Limiter(of_key)) => Some(limiter(&of_key, time)),
+            None => {
+                let gcra = *self.keys.shard(hash)?.plain(&self.keys.default);
+                Some(bucket(&mut 0, &gcra, time))
+            }
+        }
+    }
+
     /// Returns the limit of a new key that needs more than a word.
     fn own_limit(&self, own: Option<&Quota>) -> Option<OwnLimit> {
         let limit = match own {

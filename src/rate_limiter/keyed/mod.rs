@@ -242,17 +242,17 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         )
     }
 
-    /// Like [`peek`](Self::peek), but adds an unknown key, or reads the limit that keys without room share.
+    /// Like [`peek`](Self::peek), but for an unknown key it reads what its next call would find: a new limit, or the limit
+    /// that keys without room share. Adds no key, and evicts only keys that are indistinguishable from new ones.
     #[cfg(all(feature = "tower", feature = "http"))]
-    pub(crate) fn read(&self, key: &K) -> Decision
-    where
-        K: Hash + Eq + Clone,
-    {
+    pub(crate) fn peek_any(&self, key: &K) -> Decision {
+        if let Some(known) = self.peek(key) {
+            return known;
+        }
         let (inner, now) = (&*self.inner, self.inner.base.now());
-        let read = inner.with(
+        let read = inner.read_new(
             (inner.secret.hash(key), key),
             now,
-            false,
             |tat, gcra, time| time.peek_bucket(*tat, gcra, 1),
             |limiter, time| time.peek_limiter(limiter, 1),
         );

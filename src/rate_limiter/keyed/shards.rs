@@ -61,6 +61,12 @@ impl<K> Shards<K> {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Returns whether a key without room evicts another one.
+    #[cfg(all(feature = "tower", feature = "http"))]
+    pub(super) const fn evicts(&self) -> bool {
+        matches!(self.overflow, Overflow::Evict)
+    }
+
     /// Returns the number of waiters.
     pub(super) fn waiting(&self) -> usize {
         let tables = self.shards.iter().filter_map(Shard::lock);

@@ -104,7 +104,7 @@ impl<K> Table<K> {
         })
     }
 
-    fn plain<'a>(&'a self, default: &'a Gcra) -> &'a Gcra {
+    pub(super) fn plain<'a>(&'a self, default: &'a Gcra) -> &'a Gcra {
         self.changed.as_deref().unwrap_or(default)
     }
 
