@@ -57,7 +57,8 @@ pub(super) fn parse_seconds(text: &str) -> Option<Duration> {
     }
     let (whole, fraction) = text.trim_matches([' ', '\t']).split_once('.')?;
     whole_number(whole).and(whole_number(fraction))?;
-    Duration::try_from_secs_f64(text.trim().parse().ok()?).ok()
+    let seconds = text.trim().parse().ok()?;
+    Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
 /// Parses a `Reset` field: seconds, seconds or milliseconds since 1970, a duration such as `6m0s`, an RFC 3339 time,

@@ -85,6 +85,10 @@ fn seconds_of_a_request_timeout_may_have_a_fraction() {
         let read = read("x-request-timeout", value);
         assert_eq!(read, Some(Duration::from_millis(millis)), "{value}");
     }
+    // Like whole seconds, the most.
+    let most = read("x-request-timeout", "99999999999999999999.5");
+    assert!(most >= read("x-request-timeout", "99999999999999999999"));
+    assert_eq!(most.map(|most| most.as_secs()), Some(u64::MAX));
     for value in [".5", "1.", "1.2.3", "-1.5", "+1.5", "1.5e3", "nan", "inf"] {
         assert_eq!(read("x-request-timeout", value), None, "{value}");
     }
