@@ -1,13 +1,13 @@
 //! State shared by the clones of a breaker: atomics for the fast path, and the state machine behind a lock.
 
-use std::sync::{OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
 use super::hold::Holds;
 use super::settings::{Break, Settings, Terms};
 use super::snapshot::Snapshot;
-use super::state::{BreakLength, Machine, PackedState, PendingOpening, WindowSet, packed_state};
+use super::state::{BreakLength, Machine, PackedState, PendingOpening, WindowSet};
 use super::transitions::Subscriptions;
 use crate::backoff::Progress;
 use crate::base::Base;
@@ -51,6 +51,15 @@ pub(super) struct Locked {
     pub(super) suspensions: Holds,
     /// The breaker that has replaced this one.
     pub(super) successor: Option<Weak<Inner>>,
+    /// The breaker that this one replaces.
+    pub(super) predecessor: Weak<Inner>,
+}
+
+impl Locked {
+    /// Returns the breaker that has replaced this one.
+    pub(super) fn successor(&self) -> Option<Arc<Inner>> {
+        self.successor.as_ref()?.upgrade()
+    }
 }
 
 /// Notifications to send after a change, once the lock is released.
@@ -93,10 +102,7 @@ impl Inner {
         self.with_lock(|Locked { machine, .. }| {
             let rest = snapshot.retry_after.unwrap_or(Duration::MAX);
             machine.restore(snapshot.underlying, snapshot.consecutive_trips, rest, now);
-            if let Break::Backoff(backoff) = self.first.break_for() {
-                let draw = || self.rng.unit();
-                machine.set_progress(Progress::after(backoff, snapshot.consecutive_trips, draw));
-            }
+            self.restore_progress(machine, snapshot.consecutive_trips);
             if matches!(snapshot.underlying, State::Closed | State::MetricsOnly) {
                 let consecutive = u64::from(snapshot.consecutive_failures);
                 self.windows
@@ -104,6 +110,13 @@ impl Inner {
             }
             self.publish(machine, now);
         });
+    }
+
+    /// Continues the backoff after this many consecutive openings.
+    pub(super) fn restore_progress(&self, machine: &mut Machine, trips: u32) {
+        if let Break::Backoff(backoff) = self.first.break_for() {
+            machine.set_progress(Progress::after(backoff, trips, || self.rng.unit()));
+        }
     }
 
     fn new_machine(&self) -> Machine {
@@ -121,6 +134,7 @@ impl Inner {
                 isolations: Holds::default(),
                 suspensions: Holds::default(),
                 successor: None,
+                predecessor: Weak::new(),
             })
         });
         act(locked)
@@ -188,14 +202,7 @@ impl Inner {
     /// Returns the state as last decided.
     pub(super) fn state(&self) -> State {
         // Acquire: a thread that observes a state also observes what led to it.
-        match self.packed_state(Ordering::Acquire).phase() {
-            packed_state::CLOSED | packed_state::RAMPING_UP => State::Closed,
-            packed_state::OPEN => State::Open,
-            packed_state::HALF_OPEN => State::HalfOpen,
-            packed_state::ISOLATED => State::Isolated,
-            packed_state::DISABLED => State::Disabled,
-            _ => State::MetricsOnly,
-        }
+        self.packed_state(Ordering::Acquire).state()
     }
 
     #[inline]
@@ -266,6 +273,23 @@ impl Inner {
         result
     }
 
+    /// Like [`with_machine`](Self::with_machine), but returns the breaker that has replaced this one if there is one. Then
+    /// nothing has changed.
+    pub(super) fn with_machine_in_force<R>(
+        &self,
+        now: Instant,
+        change: impl FnOnce(&mut Machine) -> R,
+    ) -> Result<R, Arc<Self>> {
+        // Checked under the lock, because a replacement reads what was changed before.
+        let change = |locked: &mut Locked| match locked.successor() {
+            None => Ok(change(&mut locked.machine)),
+            Some(next) => Err(next),
+        };
+        let (result, notifications) = self.change_locked(None, now, change);
+        self.notify(notifications, None).resume();
+        result
+    }
+
     /// Changes the machine. The caller must report the returned notifications.
     pub(super) fn change<R>(
         &self,
@@ -273,11 +297,20 @@ impl Inner {
         now: Instant,
         change: impl FnOnce(&mut Machine) -> R,
     ) -> (R, Notifications) {
+        self.change_locked(observer, now, |locked| change(&mut locked.machine))
+    }
+
+    fn change_locked<R>(
+        &self,
+        observer: Option<&dyn Observer>,
+        now: Instant,
+        change: impl FnOnce(&mut Locked) -> R,
+    ) -> (R, Notifications) {
         let mut notifications = Notifications::default();
         let is_observed = self.base.has_observer(observer);
         let result = self.with_lock(|locked| {
+            let result = change(locked);
             let machine = &mut locked.machine;
-            let result = change(machine);
             self.publish(machine, now);
             for transition in machine.take_transitions() {
                 locked

@@ -54,6 +54,10 @@ pub struct CircuitBreaker {
 impl CircuitBreaker {
     /// Returns the name in errors, events, and snapshots.
     pub fn name(&self) -> &'static str {
+        if self.inner.packed_state(Ordering::Acquire).is_replaced() {
+            cold_path();
+            return self.in_force().inner.base.name;
+        }
         self.inner.base.name
     }
 
@@ -111,10 +115,13 @@ impl CircuitBreaker {
 
     /// Returns the state as last decided: a break that is over counts as open until the next call. Costs one load.
     pub fn state(&self) -> State {
-        if self.inner.packed_state(Ordering::Acquire).is_replaced() {
+        // Acquire: a thread that observes a state also observes what led to it.
+        let state = self.inner.packed_state(Ordering::Acquire);
+        if state.is_replaced() {
+            cold_path();
             return self.in_force().inner.state();
         }
-        self.inner.state()
+        state.state()
     }
 
     /// Returns the state that a call would find now: half-open if a break is over, open if the half-open phase is
@@ -143,27 +150,32 @@ impl CircuitBreaker {
     /// ```
     pub fn subscribe(&self) -> Transitions {
         let transitions = Transitions::new();
-        self.add_subscription(&transitions);
+        self.add_subscription(transitions.subscription());
         transitions
     }
 
     /// Opens the circuit for the length of the next break, also from disabled and metrics-only, in place of a break
     /// or a pause in force.
     pub fn trip(&self) {
-        let inner = self.in_force().inner;
-        let now = inner.base.clock.now();
         // Beyond a few races, the function that computes the length changes the circuit itself.
-        for _ in 0..8 {
-            let opening = inner.read(|machine| machine.trip_manually(now));
-            if inner.open(opening, None, None, now) {
-                return;
+        const RACES: u32 = 8;
+        let (mut inner, mut races) = (self.in_force().inner, 0);
+        loop {
+            let now = inner.base.clock.now();
+            let mut opening = inner.read(|machine| machine.trip_manually(now));
+            let length = inner.break_length(&opening, None);
+            let opened = inner.with_machine_in_force(now, |machine| {
+                if races == RACES {
+                    opening = machine.trip_manually(now);
+                }
+                machine.open(opening, length)
+            });
+            match opened {
+                Ok(true) => return,
+                Ok(false) => races += 1,
+                Err(next) => inner = next,
             }
         }
-        let opening = inner.read(|machine| machine.trip_manually(now));
-        let length = inner.break_length(&opening, None);
-        inner.with_machine(None, now, |machine| {
-            machine.open(machine.trip_manually(now), length);
-        });
     }
 
     /// Opens the circuit for this long, in place of a break or a pause in force. [`Duration::MAX`] has no end.
@@ -315,10 +327,16 @@ impl CircuitBreaker {
         })
     }
 
-    fn change(&self, change: impl FnOnce(&mut state::Machine, Instant)) {
-        let inner = self.in_force().inner;
-        let now = inner.base.clock.now();
-        inner.with_machine(None, now, |machine| change(machine, now));
+    /// Changes the machine of the breaker in force.
+    fn change(&self, change: impl Fn(&mut state::Machine, Instant)) {
+        let mut inner = self.in_force().inner;
+        loop {
+            let now = inner.base.clock.now();
+            match inner.with_machine_in_force(now, |machine| change(machine, now)) {
+                Ok(()) => return,
+                Err(next) => inner = next,
+            }
+        }
     }
 
     /// Changes the machine in a drop.

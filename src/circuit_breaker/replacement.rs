@@ -6,7 +6,7 @@ use super::CircuitBreaker;
 use super::hold::{Hold, Holds};
 use super::inner::{Inner, Locked};
 use super::state::Machine;
-use super::transitions::Transitions;
+use super::transitions::Subscription;
 use crate::event::{Panics, State};
 use crate::instant::Instant;
 
@@ -21,8 +21,7 @@ impl CircuitBreaker {
     }
 
     pub(super) fn successor(&self) -> Option<Self> {
-        let successor = |locked: &Locked| locked.successor.as_ref()?.upgrade();
-        let inner = self.inner.read_locked(successor).flatten()?;
+        let inner = self.inner.read_locked(Locked::successor).flatten()?;
         Some(Self { inner })
     }
 
@@ -30,14 +29,15 @@ impl CircuitBreaker {
         self.successor().is_some()
     }
 
-    pub(super) fn add_subscription(&self, transitions: &Transitions) {
+    /// Adds a subscription to this breaker, or to the one that has replaced it.
+    pub(super) fn add_subscription(&self, subscription: &Arc<Subscription>) {
         let mut breaker = self.clone();
         loop {
             let added = breaker.inner.with_lock(|locked| {
                 // Checked under the lock, where a replacement takes the subscriptions over.
-                let next = locked.successor.as_ref().and_then(|next| next.upgrade());
+                let next = locked.successor();
                 if next.is_none() {
-                    locked.subscriptions.add(transitions.subscription());
+                    locked.subscriptions.add(subscription);
                 }
                 next
             });
@@ -60,9 +60,10 @@ impl CircuitBreaker {
             let (rules, of) = (&self.inner.terms().rules, &old.inner.terms().rules);
             self.inner.windows.continue_from(rules, windows, of, now);
         }
-        self.inner.with_lock(|Locked { machine, .. }| {
-            machine.continue_from(former);
-            self.inner.publish(machine, now);
+        self.inner.with_lock(|locked| {
+            locked.predecessor = Arc::downgrade(&old.inner);
+            locked.machine.continue_from(former);
+            self.inner.publish(&mut locked.machine, now);
         });
         self.continue_holds_of(old);
         // Last, because subscribers know that the circuit is isolated.
@@ -78,11 +79,34 @@ impl CircuitBreaker {
     pub(crate) fn take_over_from(&self, old: &Self) {
         old.inner.set_successor(Arc::downgrade(&self.inner));
         let mut panics = Panics::default();
+        panics.run(|| self.catch_up_with(old));
         panics.run(|| self.continue_holds_of(old));
         // After the link, so that no subscription is added to the old breaker meanwhile.
         self.share_subscriptions_of(old);
         panics.run(|| old.detach_subscriptions());
         panics.resume();
+    }
+
+    /// Continues what has changed in `old` since this breaker was built, such as a manual trip. From now on changes through
+    /// a handle of `old` are changes of this breaker.
+    fn catch_up_with(&self, old: &Self) {
+        let (now, former) = (self.inner.base.now(), old.inner.read(Machine::clone));
+        self.inner.base.continue_numbers_of(&old.inner.base);
+        self.inner.with_lock(
+            |Locked {
+                 machine,
+                 predecessor,
+                 ..
+             }| {
+                // A breaker that continues a later one knows more.
+                let is_predecessor = std::ptr::eq(predecessor.as_ptr(), Arc::as_ptr(&old.inner));
+                let trips = former.trips();
+                if is_predecessor && machine.catch_up_with(former) {
+                    self.inner.restore_progress(machine, trips);
+                    self.inner.publish(machine, now);
+                }
+            },
+        );
     }
 
     /// Removes the subscriptions, which another breaker has too. Wakes their tasks, for health checks to find that one.
@@ -109,8 +133,8 @@ impl CircuitBreaker {
     fn share_subscriptions_of(&self, old: &Self) {
         let active = old.inner.read_locked(|old| old.subscriptions.active());
         for subscription in active.into_iter().flatten() {
-            self.inner
-                .with_lock(|locked| locked.subscriptions.add(&subscription));
+            // A concurrent change may have replaced this breaker already.
+            self.add_subscription(&subscription);
         }
     }
 

@@ -162,3 +162,23 @@ fn an_observer_that_panics_ends_no_isolation_that_continues() {
     assert!(std::panic::catch_unwind(ended).is_err());
     assert_eq!(new.state(), State::Closed);
 }
+
+/// Two changes of a stack at once: the second one has finished when the first one takes over from its breaker.
+#[test]
+fn a_subscription_that_is_passed_on_late_reaches_the_breaker_in_force() {
+    let clock = ManualClock::new();
+    let breaker = || {
+        let breaker = CircuitBreaker::builder().clock(clock.clone());
+        breaker.build().unwrap()
+    };
+    let (first, second, third) = (breaker(), breaker(), breaker());
+    second.continue_from(&first);
+    let mut transitions = first.subscribe();
+    third.continue_from(&second);
+    third.take_over_from(&second);
+    second.take_over_from(&first);
+    third.take_over_from(&first);
+    third.trip();
+    let change = transitions.try_next().expect("the circuit has opened");
+    assert_eq!(change.to, State::Open);
+}

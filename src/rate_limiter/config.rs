@@ -296,6 +296,14 @@ impl RateLimiter {
         }
     }
 
+    /// Takes over from `old`, now that no new call finds it: continues a pause that has begun meanwhile.
+    pub(crate) fn take_over_from(&self, old: &Self) {
+        self.inner.base.continue_numbers_of(&old.inner.base);
+        if let Some(until) = old.inner.queue.paused_until(old.inner.base.now()) {
+            self.pause_until(until);
+        }
+    }
+
     /// Returns whether this is a clone of `other`.
     pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)

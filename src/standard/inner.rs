@@ -107,7 +107,7 @@ impl Inner {
 #[cfg(all(test, not(backstop_loom)))]
 mod tests {
     use super::*;
-    use crate::circuit_breaker::{CircuitBreaker, Trip};
+    use crate::circuit_breaker::{CircuitBreaker, State, Trip};
     use crate::clock::ManualClock;
     use crate::rate_limiter::Quota;
     use crate::standard::Standard;
@@ -144,5 +144,29 @@ mod tests {
             .reconfigure(first(Config::new()).max_attempts(7))
             .unwrap();
         assert_eq!(standard.inner.versions.index(), 1);
+    }
+
+    /// Two changes at once: the second one removes the breaker before it takes over from the one before.
+    #[test]
+    fn a_breaker_that_is_removed_at_once_takes_over_from_its_own() {
+        let clock = ManualClock::new();
+        let standard = Standard::builder().clock(clock).build().unwrap();
+        let inner = &standard.inner;
+        let with = |seed| Config::new().breaker(CircuitBreaker::builder().seed(seed));
+        let kept = standard.breaker().unwrap();
+        let before = inner.current();
+        let stack = Stack::build(&inner.identity, &with(1), Some(before)).unwrap();
+        stack.continue_from(before);
+        let isolation = kept.isolate();
+        let next = Next::New(Box::new(stack));
+        assert!(inner.versions.replace(0, next).is_ok());
+        inner.reconfigure(&Config::new().without_breaker()).unwrap();
+        inner.take_over_from(before);
+        inner.reconfigure(&with(1)).unwrap();
+        let new = standard.breaker().unwrap();
+        assert_eq!(new.state(), State::Isolated);
+        drop(isolation);
+        kept.trip();
+        assert_eq!([new.state(), kept.state()], [State::Open; 2]);
     }
 }

@@ -7,7 +7,7 @@ use super::snapshot::Snapshot;
 use crate::circuit_breaker::{CircuitBreaker, CircuitBreakerBuilder};
 use crate::clock::ClockHandle;
 use crate::error::ConfigError;
-use crate::event::Observer;
+use crate::event::{Observer, Panics};
 use crate::policy::Pipeline;
 use crate::rate_limiter::{RateLimiter, RateLimiterBuilder};
 use crate::retry::Retry;
@@ -179,12 +179,13 @@ impl Stack {
         }
     }
 
-    /// Returns the breaker, if it is a new one, and the last one of the stack before.
+    /// Returns the last breaker, if it is a new one, and the last one of the stack before. A concurrent change may have
+    /// removed the new one from the layers already.
     fn replaced_breaker<'a>(
         &'a self,
         before: &'a Self,
     ) -> Option<(&'a CircuitBreaker, &'a CircuitBreaker)> {
-        let (new, old) = (self.breaker()?, before.last_breaker()?);
+        let (new, old) = (self.last_breaker()?, before.last_breaker()?);
         (!new.is_clone_of(old)).then_some((new, old))
     }
 
@@ -202,11 +203,19 @@ impl Stack {
         }
     }
 
-    /// Takes over from the breaker of the stack before, now that this one is in force.
+    /// Takes over from the limiter and the breaker of the stack before, now that these are in force.
     pub(super) fn take_over_from(&self, before: &Self) {
-        if let Some((new, old)) = self.replaced_breaker(before) {
-            new.take_over_from(old);
+        // A clock or an observer that panics keeps neither from it.
+        let mut panics = Panics::default();
+        if let (Some(new), Some(old)) = (self.last_limiter(), before.last_limiter()) {
+            if !new.is_clone_of(old) {
+                panics.run(|| new.take_over_from(old));
+            }
         }
+        if let Some((new, old)) = self.replaced_breaker(before) {
+            panics.run(|| new.take_over_from(old));
+        }
+        panics.resume();
     }
 
     pub(super) const fn limiter(&self) -> Option<&RateLimiter> {

@@ -29,6 +29,8 @@ pub(crate) struct Machine {
     switched_windows: bool,
     /// Whether a phase was entered since the last [`take_entered_phase`](Self::take_entered_phase).
     entered_phase: bool,
+    /// Whether the phase is still the restored one.
+    restored: bool,
     isolations: u32,
     /// Number of running [`check_with`](crate::CircuitBreaker::check_with) futures, which suspend probes.
     health_checks: u32,
@@ -75,6 +77,7 @@ impl Machine {
             second_windows: false,
             switched_windows: false,
             entered_phase: false,
+            restored: false,
             isolations: 0,
             health_checks: 0,
             trips: 0,
@@ -366,6 +369,7 @@ impl Machine {
         let from = self.state();
         self.phase = phase;
         self.entered_phase = true;
+        self.restored = false;
         self.generation += 1;
         self.since = now;
         self.add_transition(from, cause, now);

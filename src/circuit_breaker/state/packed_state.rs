@@ -8,6 +8,8 @@
 //! The generation grows with every change, so one comparison detects the result of a call that was
 //! admitted before a change.
 
+use crate::event::State;
+
 /// The phase, the generation, and which of the two window sets counts.
 ///
 /// Tickets of probes have the same layout, with the number of the probe in place of the generation.
@@ -58,6 +60,17 @@ impl PackedState {
     #[inline]
     pub(crate) const fn phase(self) -> u64 {
         self.0 & PHASE
+    }
+
+    pub(crate) const fn state(self) -> State {
+        match self.phase() {
+            CLOSED | RAMPING_UP => State::Closed,
+            OPEN => State::Open,
+            HALF_OPEN => State::HalfOpen,
+            ISOLATED => State::Isolated,
+            DISABLED => State::Disabled,
+            _ => State::MetricsOnly,
+        }
     }
 
     /// Marks that calls must be timed, so that one load decides whether an admission reads the clock.

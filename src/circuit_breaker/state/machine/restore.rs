@@ -9,6 +9,7 @@ use crate::instant::Instant;
 impl Machine {
     /// Restores the state of a snapshot. The machine must be new.
     pub(crate) fn restore(&mut self, state: State, trips: u32, rest: Duration, now: Instant) {
+        self.restored = true;
         self.since = now;
         self.trips = trips;
         self.last_break = rest;
@@ -29,7 +30,9 @@ impl Machine {
     /// the results of calls from before are ignored.
     pub(crate) fn continue_from(&mut self, former: Self) {
         self.generation = self.generation.max(former.generation);
+        self.restored = true;
         self.since = former.since;
+        self.trips = former.trips;
         self.last_break = former.last_break;
         self.failed_probes = former.failed_probes;
         self.phase = match former.phase {
@@ -39,5 +42,28 @@ impl Machine {
             }
             phase => phase,
         };
+    }
+
+    /// Continues what has changed in the former machine since [`continue_from`](Self::continue_from), unless this one has
+    /// changed, too. Reports no transition: the former machine has. Returns whether it changed.
+    pub(crate) fn catch_up_with(&mut self, former: Self) -> bool {
+        let standing = |it: &Self| {
+            let phase = &it.phase;
+            let ends = (phase.break_ends(), phase.check_from());
+            (it.since, it.underlying(), it.trips, ends)
+        };
+        if !self.restored || standing(self) == standing(&former) {
+            return false;
+        }
+        if matches!(
+            former.phase,
+            Phase::Closed { .. } | Phase::Disabled | Phase::MetricsOnly
+        ) {
+            self.forget();
+        }
+        self.generation += 1;
+        self.entered_phase = true;
+        self.continue_from(former);
+        true
     }
 }

@@ -1,0 +1,142 @@
+//! Changes of a layer while `reconfigure` replaces it.
+
+use backstop::{Clock, Instant, Sleep};
+
+use super::*;
+
+/// A clock that runs a piece of code at one reading.
+#[derive(Clone, Debug)]
+struct Interrupted(ManualClock, Arc<Mutex<Interrupt>>);
+
+#[derive(Default)]
+struct Interrupt {
+    readings: u32,
+    code: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl std::fmt::Debug for Interrupt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Interrupt")
+    }
+}
+
+impl Clock for Interrupted {
+    fn now(&self) -> Instant {
+        let mut interrupt = self.1.lock().unwrap();
+        interrupt.readings = interrupt.readings.saturating_sub(1);
+        let code = match interrupt.readings {
+            0 => interrupt.code.take(),
+            _ => None,
+        };
+        drop(interrupt);
+        if let Some(code) = code {
+            code();
+        }
+        self.0.now()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        self.0.sleep_until(deadline)
+    }
+}
+
+impl Interrupted {
+    fn at(&self, readings: u32, code: impl FnOnce() + Send + 'static) {
+        let code: Box<dyn FnOnce() + Send> = Box::new(code);
+        let code = Some(code);
+        *self.1.lock().unwrap() = Interrupt { readings, code };
+    }
+
+    /// Runs the code unless it has run. Returns whether it had not.
+    fn run_rest(&self) -> bool {
+        let code = self.1.lock().unwrap().code.take();
+        let is_left = code.is_some();
+        code.into_iter().for_each(|code| code());
+        is_left
+    }
+}
+
+fn breaker(measures: bool) -> backstop::circuit_breaker::CircuitBreakerBuilder {
+    CircuitBreaker::builder().measure_durations(measures)
+}
+
+#[test]
+fn no_manual_change_is_lost_while_the_breaker_is_replaced() {
+    type Change = fn(&CircuitBreaker);
+    let nothing: Change = |_| ();
+    let changes: [(&str, Change, Change, State); 6] = [
+        ("trip", nothing, CircuitBreaker::trip, State::Open),
+        ("disable", nothing, CircuitBreaker::disable, State::Disabled),
+        ("pause", nothing, |it| it.pause_for(s(30)), State::Open),
+        (
+            "reset",
+            CircuitBreaker::trip,
+            CircuitBreaker::reset,
+            State::Closed,
+        ),
+        (
+            "close",
+            CircuitBreaker::disable,
+            CircuitBreaker::close,
+            State::Closed,
+        ),
+        (
+            "count",
+            CircuitBreaker::trip,
+            CircuitBreaker::metrics_only,
+            State::MetricsOnly,
+        ),
+    ];
+    for (name, before, change, state) in changes {
+        for reading in 1.. {
+            let clock = Interrupted(ManualClock::new(), Arc::default());
+            let config = Config::new().breaker(breaker(false));
+            let standard = Standard::builder().config(config).clock(clock.clone());
+            let standard = standard.build().unwrap();
+            let kept = standard.breaker().unwrap();
+            before(&kept);
+            let mut transitions = kept.subscribe();
+            let changed = kept.clone();
+            clock.at(reading, move || change(&changed));
+            let config = standard.config().breaker(breaker(true));
+            standard.reconfigure(config).unwrap();
+            let is_over = clock.run_rest();
+            let new = standard.breaker().unwrap();
+            let at = format!("{name}, reading {reading}");
+            assert_eq!([new.state(), kept.state()], [state; 2], "{at}");
+            assert!(transitions.try_next().is_some(), "{at}");
+            assert_eq!(transitions.try_next(), None, "{at}");
+            new.trip_for(s(1));
+            assert_eq!(new.state(), State::Open, "{at}");
+            if is_over {
+                assert!(reading > 3, "{at}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn no_pause_is_lost_while_the_limiter_is_replaced() {
+    for reading in 1.. {
+        let clock = Interrupted(ManualClock::new(), Arc::default());
+        let config = Config::new().quota(Quota::per_second(9));
+        let standard = Standard::builder().config(config).clock(clock.clone());
+        let standard = standard.build().unwrap();
+        let paused = standard.clone();
+        clock.at(reading, move || {
+            paused.limiter().unwrap().pause_for(s(30));
+        });
+        let sliding = Quota::per_second(9).sliding_log();
+        let config = standard.config().quota(sliding);
+        standard.reconfigure(config).unwrap();
+        let is_over = clock.run_rest();
+        let seen = standard.snapshot().limiter.unwrap();
+        assert_eq!(seen.paused_for, s(30), "reading {reading}");
+        assert_eq!(seen.quotas, [sliding]);
+        if is_over {
+            assert!(reading > 3);
+            break;
+        }
+    }
+}
