@@ -140,3 +140,30 @@ fn no_pause_is_lost_while_the_limiter_is_replaced() {
         }
     }
 }
+
+#[test]
+fn threads_that_change_the_circuit_and_reconfigure_lose_no_change() {
+    let clock = ManualClock::new();
+    let standard = standard(&clock).without_retry().breaker(breaker(false));
+    let standard = standard.build().unwrap();
+    let kept = standard.breaker().unwrap();
+    for round in 0..200 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let config = standard.config();
+                let changed = config.clone().breaker(breaker(round % 2 == 0));
+                standard.reconfigure(changed).unwrap();
+            });
+            scope.spawn(|| match round % 3 {
+                0 => kept.trip(),
+                1 => kept.disable(),
+                _ => drop(kept.isolate()),
+            });
+        });
+        let new = standard.breaker().unwrap();
+        let state = [State::Open, State::Disabled, State::Closed][round % 3];
+        assert_eq!([new.state(), kept.state()], [state; 2], "round {round}");
+        kept.reset();
+        assert_eq!(new.state(), State::Closed);
+    }
+}
