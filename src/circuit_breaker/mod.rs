@@ -165,7 +165,7 @@ impl CircuitBreaker {
             let mut opening = inner.read(|machine| machine.trip_manually(now));
             let length = inner.break_length(&opening, None);
             let opened = inner.with_machine_in_force(now, |machine| {
-                if races == RACES {
+                if races >= RACES {
                     opening = machine.trip_manually(now);
                 }
                 machine.open(opening, length)
