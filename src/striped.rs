@@ -47,6 +47,11 @@ impl StripedCounter {
         }
     }
 
+    /// Adds a number.
+    pub(crate) fn add(&self, number: u64) {
+        self.stripes[0].shared.fetch_add(number, Ordering::Relaxed);
+    }
+
     /// Returns the number of increments since the last [`clear`](Self::clear): exact while no thread adds.
     pub(crate) fn sum(&self) -> u64 {
         let total = self.total();

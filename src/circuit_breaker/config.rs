@@ -241,7 +241,8 @@ impl CircuitBreakerBuilder {
     }
 
     /// Starts in the state of a snapshot, for example from before a restart. A break continues. Windows start with the
-    /// snapshot's counts, failures last, except those that are shorter than the first one.
+    /// snapshot's counts, failures last, except those that are shorter than the first one. A window of fewer calls starts
+    /// with their rates.
     pub fn restore(mut self, snapshot: Snapshot) -> Self {
         self.restore = Some(snapshot);
         self

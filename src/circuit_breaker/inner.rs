@@ -382,6 +382,16 @@ impl Inner {
         });
     }
 
+    /// Continues the number of rejections since the state changed, before the first call.
+    pub(super) fn continue_rejections_of(&self, old: &Self) {
+        let rejections = old.rejections.get().map_or(0, StripedCounter::sum);
+        if rejections > 0 {
+            self.rejections
+                .get_or_init(StripedCounter::new)
+                .add(rejections);
+        }
+    }
+
     /// Reads the machine under the lock, where no user code may run.
     pub(super) fn read<R>(&self, read: impl FnOnce(&Machine) -> R) -> R {
         match &*lock_checked(&self.locked) {

@@ -7,7 +7,7 @@ use super::hold::{Hold, Holds};
 use super::inner::{Inner, Locked};
 use super::state::Machine;
 use super::transitions::Subscription;
-use crate::event::{Panics, State};
+use crate::event::Panics;
 use crate::instant::Instant;
 
 impl CircuitBreaker {
@@ -55,10 +55,11 @@ impl CircuitBreaker {
         // half-open phase began.
         let former = old.inner.read(Machine::clone);
         let now = self.inner.base.now();
-        if matches!(former.underlying(), State::Closed | State::MetricsOnly) {
-            let windows = old.inner.windows_of(former.packed_state());
-            let (rules, of) = (&self.inner.terms().rules, &old.inner.terms().rules);
-            self.inner.windows.continue_from(rules, windows, of, now);
+        let windows = old.inner.windows_of(former.packed_state());
+        let (rules, of) = (&self.inner.terms().rules, &old.inner.terms().rules);
+        self.inner.windows.continue_from(rules, windows, of, now);
+        if self.inner.base.shadow == old.inner.base.shadow {
+            self.inner.continue_rejections_of(&old.inner);
         }
         self.inner.with_lock(|locked| {
             locked.predecessor = Arc::downgrade(&old.inner);

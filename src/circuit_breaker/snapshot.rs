@@ -90,6 +90,13 @@ impl Snapshot {
         })
     }
 
+    /// Returns a snapshot that restores empty windows.
+    pub(crate) const fn without_counts(mut self) -> Self {
+        (self.calls, self.failures, self.slow) = (0, 0, 0);
+        (self.slow_failures, self.consecutive_failures) = (0, 0);
+        self
+    }
+
     fn rate(&self, bad: u64) -> Option<f64> {
         (self.calls > 0 && self.calls >= self.min_calls).then(|| bad as f64 / self.calls as f64)
     }

@@ -290,7 +290,9 @@ impl RateLimiter {
                 inner.apply_found(now, found);
             }
         }
-        inner.storage.lower_to(now, &was.available, inner.debt);
+        if !inner.storage.continue_from(now, &old.inner.storage) {
+            inner.storage.lower_to(now, &was.available, inner.debt);
+        }
         if !was.paused_for.is_zero() {
             self.pause_for(was.paused_for);
         }

@@ -102,6 +102,26 @@ impl Storage {
         }
     }
 
+    /// Continues the limits of `old` with the settings of this one, if they are of the same kinds and behind a lock.
+    /// Otherwise returns `false`.
+    pub(super) fn continue_from(&self, now: Instant, old: &Self) -> bool {
+        let (Self::Locked(new), Self::Locked(old)) = (self, old) else {
+            return false;
+        };
+        let (mut limits, now) = {
+            let mut old = lock_checked(old);
+            let (limits, now) = old.at(now);
+            (limits.clone(), now)
+        };
+        let mut new = lock_checked(new);
+        let (settings, now) = new.at(now);
+        let continued = limits.replace(now, settings.clone(), Inherit::AsIs);
+        if continued {
+            *settings = limits;
+        }
+        continued
+    }
+
     /// Takes from each limit what it has beyond `most`, leaving it at most `debt` tokens of debt. `most` has a number for
     /// each limit; otherwise, its least one applies to all of them.
     pub(super) fn lower_to(&self, now: Instant, most: &[i64], debt: u64) {

@@ -279,8 +279,8 @@ fn next_breaker(
     let Some((of, old)) = old else {
         return adopted.build();
     };
-    // Built even if the old one stays in use, so that invalid settings are reported.
-    let new = adopted.restore(old.snapshot()).build()?;
+    // Built even if the old one stays in use, so that invalid settings are reported. Its windows continue later.
+    let new = adopted.restore(old.snapshot().without_counts()).build()?;
     match settings.is_same_but_for_terms(&of) {
         true => Ok(old),
         false => Ok(new),

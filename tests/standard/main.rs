@@ -1,5 +1,6 @@
 //! The standard stack: its order, its contradictions, and what stays when it is reconfigured.
 
+mod continued;
 mod interrupted;
 mod reconfigured;
 mod reconfigured_breaker;

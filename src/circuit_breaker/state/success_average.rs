@@ -48,6 +48,21 @@ impl SuccessAverage {
         self.word.store(0, Ordering::Relaxed);
     }
 
+    /// Continues an average over the same window.
+    pub(super) fn continue_from(&self, old: &Self) {
+        let copy = |to: &AtomicU64, from: &AtomicU64| {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        };
+        copy(&self.began, &old.began);
+        copy(&self.word, &old.word);
+    }
+
+    /// Begins with an average, right after a clear.
+    pub(super) fn start(&self, average: f64) {
+        let bits = u64::from((average as f32).to_bits());
+        self.word.store((bits << 32) | 1, Ordering::Relaxed);
+    }
+
     pub(super) fn is_clean(&self) -> bool {
         let word = self.word.load(Ordering::Relaxed);
         word == 0 || Self::value(word) == 1.0

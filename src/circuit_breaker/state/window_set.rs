@@ -1,11 +1,13 @@
 //! The windows over which the rules are evaluated.
 
+mod restore;
+
 use std::time::Duration;
 
 use super::rules::{Rules, WindowRules};
 use super::success_average::SuccessAverage;
 use super::trip_rule::{Span, TripKind};
-use crate::instant::{Instant, nanos};
+use crate::instant::Instant;
 use crate::sync::{AtomicU64, Ordering};
 use crate::window::{COUNTS_SUCCESSES, CountWindow, Counts, Kind, Sample, Sums, TimeWindow};
 
@@ -349,103 +351,14 @@ impl WindowSet {
             .for_each(|other| other.clear(now));
     }
 
-    /// Records the counts of a snapshot, successes first. They are those of the first window: a shorter one begins empty,
-    /// because they would be too many.
-    pub(crate) fn restore(&self, rules: &Rules, counts: Counts, consecutive: u64, now: Instant) {
-        let first = rules.windows.first().map(|window| window.span);
-        self.record_all(rules, consecutive, now, |index, span| match first {
-            Some(first) if index > 0 && span.is_shorter_than(first) => Counts::default(),
-            _ => counts,
-        });
-    }
-
-    /// Continues the windows of `old`. One that `old` did not have gets the content of the longest window that is not
-    /// longer, or else of the shortest one.
-    pub(crate) fn continue_from(&self, rules: &Rules, old: &Self, of: &Rules, now: Instant) {
-        self.clear(now);
-        let contents: Vec<(Span, Counts)> = of
-            .windows
-            .iter()
-            .zip(old.windows())
-            .map(|(of, window)| (of.span, window.counts(now)))
-            .collect();
-        let content = |_: usize, span: Span| {
-            let comparable = || {
-                contents
-                    .iter()
-                    .filter(|(other, _)| other.is_comparable_to(span))
-            };
-            let longest = comparable()
-                .filter(|(other, _)| !span.is_shorter_than(*other))
-                .reduce(|one, other| {
-                    if one.0.is_shorter_than(other.0) {
-                        other
-                    } else {
-                        one
-                    }
-                });
-            let shortest = || {
-                comparable().reduce(|one, other| {
-                    if other.0.is_shorter_than(one.0) {
-                        other
-                    } else {
-                        one
-                    }
-                })
-            };
-            let nearest = longest.or_else(shortest).or(contents.first());
-            nearest.map_or(Counts::default(), |(_, counts)| *counts)
-        };
-        self.record_all(rules, old.consecutive(), now, content);
+    fn averages(&self) -> impl Iterator<Item = Option<&SuccessAverage>> {
+        let others = self.totals().others.iter();
+        std::iter::once(self.first.average.as_deref())
+            .chain(others.map(|other| other.average.as_deref()))
     }
 
     fn windows(&self) -> impl Iterator<Item = &Window> {
         let others = self.totals().others.iter().map(|other| &other.window);
         std::iter::once(&self.first.window).chain(others)
-    }
-
-    /// Records consecutive failures, and the content of each window.
-    fn record_all(
-        &self,
-        rules: &Rules,
-        consecutive: u64,
-        now: Instant,
-        content: impl Fn(usize, Span) -> Counts,
-    ) {
-        let totals = self.totals();
-        totals.consecutive.store(consecutive, Ordering::Relaxed);
-        let mut is_bad = consecutive != 0;
-        for (index, of) in rules.windows.iter().enumerate() {
-            let counts = content(index, of.span);
-            is_bad |= counts.failures | counts.slow != 0;
-            each_sample(counts, |sample| match index.checked_sub(1) {
-                None => self.first.add(rules, sample, now),
-                Some(other) => totals.others[other].add(rules, sample, now),
-            });
-        }
-        if is_bad {
-            let last_bad = now.as_nanos().saturating_add(1);
-            totals.last_bad.store(last_bad, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Passes the calls of some counts to `record`, successes first.
-fn each_sample(counts: Counts, record: impl Fn(Sample) -> bool) {
-    let both = counts.slow_failures;
-    let bad = counts.failures.saturating_add(counts.slow);
-    let calls = counts.calls.saturating_add(both);
-    for (failed, slow, number) in [
-        (false, false, calls.saturating_sub(bad)),
-        (false, true, counts.slow.saturating_sub(both)),
-        (true, false, counts.failures.saturating_sub(both)),
-        (true, true, both),
-    ] {
-        let duration = nanos(counts.total_duration) / counts.calls.max(1);
-        let sample = Sample::new(failed, slow, duration);
-        // No window holds more calls. The snapshot may come from a file and contain any number.
-        for _ in 0..number.min(counts.calls).min(1 << 20) {
-            record(sample);
-        }
     }
 }

@@ -69,7 +69,7 @@ impl FixedWindow {
             self.carried = used;
         }
         if !self.aligned && used == 0 && (index > self.index || self.origin.is_none()) {
-            self.origin = Some(now);
+            self.origin = None;
             self.index = 0;
         } else {
             self.index = index;
@@ -93,8 +93,9 @@ impl FixedWindow {
         };
         let origin = match (new.aligned, self.aligned) {
             (true, _) => Some(Instant::ORIGIN),
+            (false, _) if used == 0 => None,
             (false, true) => Some(self.start(now, self.index, 0)),
-            (false, false) => self.origin,
+            (false, false) => Some(self.origin.unwrap_or(now)),
         };
         *self = Self {
             origin,
@@ -123,6 +124,9 @@ impl Limit for FixedWindow {
 
     fn force_take(&mut self, now: Instant, tokens: u64) {
         self.roll(now);
+        if tokens > 0 {
+            self.origin.get_or_insert(now);
+        }
         self.used = self.used.saturating_add(tokens);
     }
 
@@ -154,6 +158,31 @@ impl Limit for FixedWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_from_the_first_call_begins_with_no_change_of_its_quota() {
+        let at = |millis| Instant::ORIGIN + Duration::from_millis(millis);
+        let new = || FixedWindow::new(2, Duration::from_secs(1), 2, false);
+        let changes: [fn(&mut FixedWindow, Instant); 3] = [
+            |window, now| window.replace(now, window.clone(), Inherit::AsIs),
+            |window, now| window.give(now, None, 1),
+            |window, now| window.force_take(now, 0),
+        ];
+        for change in changes {
+            let mut window = new();
+            for start in [0, 5000] {
+                change(&mut window, at(start));
+                window.force_take(at(start + 900), 2);
+                let full_at = window.availability(at(start + 900)).full_at;
+                assert_eq!(full_at, at(start + 1900));
+            }
+        }
+        // A window that has begun goes on.
+        let mut window = new();
+        window.force_take(at(100), 2);
+        window.replace(at(500), new(), Inherit::AsIs);
+        assert_eq!(window.availability(at(500)).full_at, at(1100));
+    }
 
     #[test]
     fn a_refund_of_an_earlier_window_pays_what_this_one_owes_for_it() {
