@@ -124,6 +124,22 @@ impl CountWindow {
         }
     }
 
+    /// Returns the calls in the window, oldest first, with their durations.
+    pub(crate) fn samples(&self) -> impl ExactSizeIterator<Item = Sample> {
+        let next = self.next.0.load(Ordering::SeqCst);
+        let calls = next.wrapping_sub(self.first.load(Ordering::Relaxed));
+        let calls = calls.min(self.size);
+        // No window has more than `u32::MAX` calls.
+        (0..calls as u32).map(move |index| {
+            let call = next.wrapping_sub(calls).wrapping_add(u64::from(index));
+            let bits = self.bits(call);
+            let slot = call & (self.durations.len() as u64).wrapping_sub(1);
+            let duration = self.durations.get(slot as usize);
+            let duration = duration.map_or(0, |duration| duration.load(Ordering::Relaxed));
+            Sample::new(bits & FAILED != 0, bits & SLOW != 0, duration)
+        })
+    }
+
     /// Empties the window. Calls recorded concurrently may or may not survive.
     pub(crate) fn clear(&self, dirty: &AtomicU64) {
         let next = self.next.0.load(Ordering::Relaxed);

@@ -182,6 +182,11 @@ impl TimeWindow {
         now.as_nanos().saturating_add(stays)
     }
 
+    /// Returns the length of a slice.
+    pub(crate) const fn slice_length(&self) -> Duration {
+        Duration::from_nanos(self.slice)
+    }
+
     /// Returns the content right after an addition.
     #[inline]
     pub(crate) fn sums(&self) -> Sums {
@@ -206,6 +211,33 @@ impl TimeWindow {
             slice = self.after(slice);
         }
         [0; MAX_KINDS]
+    }
+
+    /// Returns the content at `now` by slice, oldest first, with the start of each. Changes nothing.
+    pub(crate) fn slices_at(&self, now: Instant) -> Vec<(Instant, Sums)> {
+        loop {
+            let oldest = self.oldest.load(Ordering::Acquire);
+            let newest = self.newest.load(Ordering::Acquire);
+            let mut slices = Vec::new();
+            let mut slice = oldest;
+            while slice <= newest {
+                if self.is_within(slice, self.window, now) {
+                    slices.push((Instant::from_nanos(self.began(slice)), self.since(slice)));
+                }
+                slice = self.after(slice);
+            }
+            // A slice that has left the window may have been overwritten in between.
+            if self.oldest.load(Ordering::Acquire) != oldest {
+                continue;
+            }
+            let later: Vec<Sums> = slices.iter().skip(1).map(|(_, sums)| *sums).collect();
+            for ((_, sums), later) in slices.iter_mut().zip(later) {
+                for (sum, later) in sums.iter_mut().zip(later) {
+                    *sum = sum.saturating_sub(later);
+                }
+            }
+            return slices;
+        }
     }
 
     /// Returns the content of the current slice and the `before` slices before it.

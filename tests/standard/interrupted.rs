@@ -1,5 +1,6 @@
 //! Changes of a layer while `reconfigure` replaces it.
 
+use backstop::circuit_breaker::CircuitBreakerBuilder;
 use backstop::{Clock, Instant, Sleep};
 
 use super::*;
@@ -165,5 +166,96 @@ fn threads_that_change_the_circuit_and_reconfigure_lose_no_change() {
         assert_eq!([new.state(), kept.state()], [state; 2], "round {round}");
         kept.reset();
         assert_eq!(new.state(), State::Closed);
+    }
+}
+
+fn with_rules(clock: &ManualClock, rules: CircuitBreakerBuilder) -> Standard {
+    let standard = standard(clock).without_retry().breaker(rules);
+    standard.build().unwrap()
+}
+
+type Code = Box<dyn FnOnce() + Send>;
+
+/// Code that runs once, when it is called.
+#[derive(Clone, Default)]
+struct Once(Arc<Mutex<Option<Code>>>);
+
+impl Once {
+    fn set(&self, code: impl FnOnce() + Send + 'static) {
+        *self.0.lock().unwrap() = Some(Box::new(code));
+    }
+
+    fn run(&self) {
+        let code = self.0.lock().unwrap().take();
+        code.into_iter().for_each(|code| code());
+    }
+}
+
+#[test]
+fn a_trip_opens_the_breaker_that_replaces_its_own_while_the_break_is_computed() {
+    let clock = ManualClock::new();
+    let once = Once::default();
+    let rules = || {
+        let once = once.clone();
+        CircuitBreaker::builder().break_with(move |_, _| {
+            once.run();
+            s(7)
+        })
+    };
+    let standard = with_rules(&clock, rules());
+    let first = standard.breaker().unwrap();
+    let (stack, other) = (standard.clone(), rules().seed(1));
+    once.set(move || {
+        stack.reconfigure(stack.config().breaker(other)).unwrap();
+    });
+    first.trip();
+    let second = standard.breaker().unwrap();
+    assert_eq!(second.snapshot().retry_after, Some(s(7)));
+    assert_eq!(first.snapshot(), second.snapshot());
+}
+
+#[test]
+fn a_rule_and_a_break_of_user_code_may_replace_the_breaker() {
+    for in_rule in [true, false] {
+        let clock = ManualClock::new();
+        let once = Once::default();
+        let rules = || {
+            let (in_trip, in_break) = (once.clone(), once.clone());
+            let breaker = CircuitBreaker::builder().break_with(move |_, _| {
+                if !in_rule {
+                    in_break.run();
+                }
+                s(7)
+            });
+            let matches = move |counts: &backstop::circuit_breaker::Counts| {
+                if in_rule {
+                    in_trip.run();
+                }
+                counts.failures >= 2
+            };
+            breaker.trip_on(Trip::custom("two", matches).of_last(10).min_calls(1))
+        };
+        let standard = with_rules(&clock, rules());
+        let mut transitions = standard.breaker().unwrap().subscribe();
+        let (stack, other) = (standard.clone(), rules().seed(1));
+        once.set(move || {
+            stack.reconfigure(stack.config().breaker(other)).unwrap();
+            panic!("after the change");
+        });
+        let call = || clock.block_on(standard.call(|| async { Err::<(), _>("down") }));
+        let call = || std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+        if !in_rule {
+            assert!(call().is_ok());
+        }
+        assert!(call().is_err(), "no panic");
+        let second = standard.breaker().unwrap();
+        assert_eq!(second.state(), State::Closed);
+        // Both failures count in the new breaker.
+        assert_eq!(second.snapshot().failures, 1 + u64::from(!in_rule));
+        assert!(call().is_ok());
+        assert_eq!(second.state(), State::Open);
+        let change = transitions.try_next().unwrap();
+        assert_eq!((change.from, change.to), (State::Closed, State::Open));
+        assert!(transitions.try_next().is_none());
     }
 }
