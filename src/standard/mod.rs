@@ -106,7 +106,7 @@ impl Standard {
     /// * A layer that is removed and put back continues where it was.
     ///
     /// Concurrent changes do not mix: one of them is in force in the end. Keeps each new set of layers, but not each
-    /// quota, threshold, or share, until the last clone is dropped: up to 3.2 KB each, and 4.8 KB the first.
+    /// quota, threshold, or share, until the last clone is dropped: up to 3.7 KB each, and 5.6 KB the first.
     ///
     /// # Errors
     ///
