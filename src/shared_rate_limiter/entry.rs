@@ -206,6 +206,8 @@ impl Entry {
             request = state.lease.probe(now);
         }
         if let Some(request) = request {
+            // Counted here, because its time may be over before it is sent: wakers run first.
+            self.hub.sent();
             state.requests += 1;
             state.others = 0;
             after.request = Some((state.requests, request, *state.lease.rules()));
@@ -236,7 +238,6 @@ impl Entry {
     }
 
     fn ask(self: &Arc<Self>, number: u64, request: Request, rules: &Rules) {
-        self.hub.sent();
         let mut take = Take::new(self.key.clone(), rules.quota, request.ask);
         take.at_least = request.at_least;
         take.spent = request.spent;

@@ -138,7 +138,7 @@ impl Hub {
         Some(StoreEvent::Back { after: outage })
     }
 
-    /// Counts a request sent to the store.
+    /// Counts a request to the store.
     pub(super) fn sent(&self) {
         // Relaxed: statistics.
         self.trips.fetch_add(1, Ordering::Relaxed);

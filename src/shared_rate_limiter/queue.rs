@@ -128,37 +128,53 @@ impl Queue {
     ) {
         let mut changed = false;
         while let Some((&ticket, waiter)) = self.waiters.iter().next() {
-            if !lease.admit(now, waiter.cost) {
+            let cost = waiter.cost;
+            if lease.admit(now, cost) {
+                self.decide(ticket, Decided::Admitted, wakers);
+            } else if !lease.is_dry(now, cost.saturating_sub(lease.held())) {
                 break;
+            } else if waiter.until.is_some() {
+                changed |= self.reject_behind(now, contact, lease, wakers);
+                break;
+            } else {
+                // The next one may cost less.
+                let ready = lease.ready_at(now, contact, cost);
+                let rejected = Decided::Rejected(Reason::RateLimited, ready);
+                self.decide(ticket, rejected, wakers);
             }
-            self.decide(ticket, Decided::Admitted, wakers);
             changed = true;
-        }
-        let first = self.waiting().first;
-        let is_dry = |lease: &Lease| lease.is_dry(now, first.saturating_sub(lease.held()));
-        // Waiters for tokens are rejected only when they join, after an answer, or when they time out.
-        if self.waiters.len() > self.patient && is_dry(lease) {
-            let tickets: Vec<u64> = self.waiters.keys().copied().collect();
-            let mut ahead = 0;
-            for ticket in tickets {
-                let waiter = &self.waiters[&ticket];
-                let needed = ahead + waiter.cost;
-                if waiter.until.is_some() {
-                    ahead = needed;
-                    continue;
-                }
-                let ready = lease.ready_at(now, contact, needed);
-                self.decide(
-                    ticket,
-                    Decided::Rejected(Reason::RateLimited, ready),
-                    wakers,
-                );
-                changed = true;
-            }
         }
         if changed {
             self.wake_first(wakers);
         }
+    }
+
+    /// Rejects the calls that do not wait for tokens, behind a first one that does. Those that do are rejected only when they
+    /// join, after an answer, or when they time out. Returns whether there were any.
+    fn reject_behind(
+        &mut self,
+        now: Instant,
+        contact: Contact,
+        lease: &mut Lease,
+        wakers: &mut Vec<Waker>,
+    ) -> bool {
+        if self.waiters.len() == self.patient {
+            return false;
+        }
+        let tickets: Vec<u64> = self.waiters.keys().copied().collect();
+        let mut ahead = 0;
+        for ticket in tickets {
+            let waiter = &self.waiters[&ticket];
+            let needed = ahead + waiter.cost;
+            if waiter.until.is_some() {
+                ahead = needed;
+                continue;
+            }
+            let ready = lease.ready_at(now, contact, needed);
+            let rejected = Decided::Rejected(Reason::RateLimited, ready);
+            self.decide(ticket, rejected, wakers);
+        }
+        true
     }
 
     /// Rejects the waiters for tokens whose turn comes too late, as the store has just answered. A call that joined

@@ -45,6 +45,26 @@ fn decide(limiter: &SharedRateLimiter, cost: u64) -> Result<(), Rejected> {
 }
 
 #[test]
+fn a_call_that_fits_is_admitted_behind_one_that_does_not() {
+    for sync in [SyncMode::Leased, SyncMode::Exact] {
+        let clock = ManualClock::new();
+        let store = MemoryStore::new(clock.clone());
+        store.set_latency(Duration::from_millis(1));
+        let limiter = limiter(&store, &clock, Quota::per_second(1).burst(6), sync);
+        let calls = [1, 6, 1, 5, 4, 1].map(|cost| limiter.try_acquire_n(cost));
+        let decided = clock.block_on(futures::future::join_all(calls));
+        let admitted = decided.iter().map(Result::is_ok).collect::<Vec<_>>();
+        assert_eq!(
+            admitted,
+            [true, false, true, false, true, false],
+            "{sync:?}"
+        );
+        let mut waits = decided.iter().filter_map(|it| it.as_ref().err());
+        assert!(waits.all(|rejected| rejected.retry_after().is_some_and(|wait| !wait.is_zero())));
+    }
+}
+
+#[test]
 fn exact_mode_decides_calls_of_any_cost_as_one_central_limiter_does() {
     let mut random = Random(99);
     for case in 0..60 {

@@ -48,7 +48,7 @@ pub(crate) struct Lease {
     local: Local,
     /// The bucket of [`Outage::Local`], kept between outages.
     insurance: Option<LocalBucket>,
-    /// Tokens spent without the store that no request has paid for yet, and when the last was spent or forgiven.
+    /// Tokens spent without the store that no request has paid for yet, and since when none was spent or forgiven.
     debt: u64,
     spent_at: Instant,
 }
@@ -177,7 +177,10 @@ impl Lease {
             }
             (Contact::Up { .. }, _) => {}
         }
-        self.forgive(now);
+        // During an outage, `limit_debt` takes what has refilled into account.
+        if matches!(contact, Contact::Up { .. }) {
+            self.forgive(now);
+        }
         // Two requests may take as long as the tokens of the first one last. If those expired as the second one is
         // answered, a call that needs the tokens of both would never get them.
         let needs_all = self.in_flight.is_some_and(|request| request.is_on_top);

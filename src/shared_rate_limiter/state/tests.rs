@@ -360,6 +360,33 @@ fn what_is_owed_refills_once_however_often_the_time_is_read() {
 }
 
 #[test]
+fn what_is_owed_refills_once_during_an_outage() {
+    let mut lease = lease(1, 100, SyncMode::Leased);
+    trip(&mut lease, at(0), 50, |ask| ask);
+    let lost = Contact::Lost {
+        number: 1,
+        probe_at: at(0),
+    };
+    lease.sync(at(0), lost);
+    while lease.admit(at(100), 1) {}
+    let owed = lease.owed();
+    let refilled = lease.share() * 10.0;
+    for micros in 0..10 {
+        lease.sync(at(10_001_000 + micros), lost);
+    }
+    let back = Contact::Up {
+        pace_until: at(10_002_000),
+    };
+    lease.sync(at(10_001_100), back);
+    let left = owed as f64 - refilled;
+    assert!(
+        (left..left + 1.0).contains(&(lease.owed() as f64)),
+        "{} of {owed}",
+        lease.owed()
+    );
+}
+
+#[test]
 fn a_long_outage_leaves_no_larger_debt_than_the_part_of_the_bucket() {
     let mut lease = lease(1000, 100, SyncMode::Leased);
     trip(&mut lease, at(0), 50, |ask| ask);

@@ -106,6 +106,8 @@ impl Lease {
             _ => (self.share() * self.rules.burst as f64) as u64,
         };
         self.debt = self.debt.min(missing);
+        // The same time must not count again after the outage.
+        self.spent_at = now;
     }
 
     /// Drops what has refilled since the process became idle.
