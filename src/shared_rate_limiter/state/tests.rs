@@ -16,6 +16,14 @@ const UP: Contact = Contact::Up {
 };
 const EVERY: Duration = Duration::from_millis(50);
 
+/// The first outage.
+fn lost(probe_at: Instant) -> Contact {
+    Contact::Lost {
+        number: 1,
+        probe_at,
+    }
+}
+
 fn at(micros: u64) -> Instant {
     Instant::from_nanos(1_000_000_000 + micros * 1000)
 }
@@ -188,10 +196,7 @@ fn lost_with_four_tokens() -> (Lease, Contact, Instant) {
         while call < 2 && lease.admit(at(call), 1) {}
     }
     assert_eq!(lease.held(), 4);
-    let lost = Contact::Lost {
-        number: 1,
-        probe_at: at(60_000),
-    };
+    let lost = lost(at(60_000));
     let now = at(10_000);
     lease.sync(now, lost);
     (lease, lost, now)
@@ -258,10 +263,7 @@ fn what_was_spent_is_paid_for_even_if_no_call_comes_after_the_outage() {
 fn back_with_a_debt() -> (Lease, Contact) {
     let mut lease = lease(1000, 100, SyncMode::Leased);
     trip(&mut lease, at(0), 50, |ask| ask);
-    let lost = Contact::Lost {
-        number: 1,
-        probe_at: at(50_000),
-    };
+    let lost = lost(at(50_000));
     lease.sync(at(0), lost);
     while lease.admit(at(100), 1) {}
     let back = Contact::Up {
@@ -314,10 +316,7 @@ fn a_call_that_no_local_bucket_can_serve_is_ready_when_the_store_can() {
     let taken = Taken::new(50, 50, StoreTime::from_micros(1));
     lease.answered(at(0), &request, &taken, false, 0.5);
     let probe_at = at(1000);
-    let lost = Contact::Lost {
-        number: 1,
-        probe_at,
-    };
+    let lost = lost(probe_at);
     lease.sync(at(0), lost);
     lease.admit(at(0), lease.held());
     while lease.admit(at(100), 1) {}
@@ -340,10 +339,7 @@ fn a_call_that_no_local_bucket_can_serve_is_ready_when_the_store_can() {
 fn what_is_owed_refills_once_however_often_the_time_is_read() {
     let mut lease = lease(1, 100, SyncMode::Leased);
     trip(&mut lease, at(0), 50, |ask| ask);
-    let lost = Contact::Lost {
-        number: 1,
-        probe_at: at(0),
-    };
+    let lost = lost(at(0));
     lease.sync(at(0), lost);
     while lease.admit(at(100), 1) {}
     let back = Contact::Up {
@@ -363,10 +359,7 @@ fn what_is_owed_refills_once_however_often_the_time_is_read() {
 fn what_is_owed_refills_once_during_an_outage() {
     let mut lease = lease(1, 100, SyncMode::Leased);
     trip(&mut lease, at(0), 50, |ask| ask);
-    let lost = Contact::Lost {
-        number: 1,
-        probe_at: at(0),
-    };
+    let lost = lost(at(0));
     lease.sync(at(0), lost);
     while lease.admit(at(100), 1) {}
     let owed = lease.owed();
@@ -390,10 +383,7 @@ fn what_is_owed_refills_once_during_an_outage() {
 fn a_long_outage_leaves_no_larger_debt_than_the_part_of_the_bucket() {
     let mut lease = lease(1000, 100, SyncMode::Leased);
     trip(&mut lease, at(0), 50, |ask| ask);
-    let lost = Contact::Lost {
-        number: 1,
-        probe_at: at(9_000_000),
-    };
+    let lost = lost(at(9_000_000));
     let mut admitted = 0;
     for millis in 0..3000 {
         lease.sync(at(1000 * millis), lost);
@@ -418,10 +408,7 @@ fn a_lowered_quota_lowers_what_is_owed() {
 fn what_was_spent_is_paid_for_again_if_the_answer_is_lost() {
     let mut lease = lease(1000, 100, SyncMode::Leased);
     trip(&mut lease, at(0), 50, |ask| ask);
-    let lost = Contact::Lost {
-        number: 1,
-        probe_at: at(50_000),
-    };
+    let lost = lost(at(50_000));
     lease.sync(at(0), lost);
     while lease.admit(at(50_000), 1) {}
     let probe = lease.probe(at(50_000)).unwrap();
@@ -448,10 +435,7 @@ fn without_the_store_calls_spend_the_local_limit_without_the_lock() {
     let quota = Quota::per_second(1000);
     let rules = Rules::new(quota, SyncMode::Leased, EVERY, local);
     let mut lease = Lease::new(rules, at(0));
-    let lost = Contact::Lost {
-        number: 1,
-        probe_at: at(60_000),
-    };
+    let lost = lost(at(60_000));
     lease.sync(at(0), lost);
     // Lends an eighth of the bucket at a time, until the probe is due.
     let spend_all = |lease: &mut Lease, now: Instant| {
@@ -488,10 +472,7 @@ fn without_the_store_calls_spend_the_local_limit_without_the_lock() {
 #[test]
 fn while_a_probe_is_in_flight_calls_wait_for_its_timeout() {
     let mut lease = lease(1000, 1000, SyncMode::Leased);
-    let lost = Contact::Lost {
-        number: 1,
-        probe_at: at(60_000),
-    };
+    let lost = lost(at(60_000));
     lease.sync(at(0), lost);
     lease.probe(at(0)).expect("a probe");
     let contents = lease.contents(at(0), lost, at(25_000));

@@ -12,7 +12,7 @@ use super::health::Machine;
 use super::latency::{Decay, Latency};
 use super::priority::{Level, spread};
 use super::record::{Change, Record, Standing};
-use super::rules::{FailureShare, Rules, SuccessRate};
+use super::rules::{Rules, SuccessRate};
 use super::slow_start::SlowStart;
 use super::stats::NodeStats;
 use crate::event::{EjectionCause, Unenforced};
@@ -25,29 +25,13 @@ fn at(seconds: u64) -> Instant {
     Instant::ORIGIN + Duration::from_secs(seconds)
 }
 
+/// The default rules without randomness and slow start.
 fn rules() -> Rules {
     Rules {
-        consecutive: Some(5),
-        success_rate: Some(SuccessRate {
-            deviations: 1.9,
-            min_calls: 100,
-            min_nodes: 5,
-        }),
-        failure_share: Some(FailureShare {
-            share: 0.85,
-            min_calls: 50,
-        }),
-        interval: 10 * SECOND,
-        base_ejection: 30 * SECOND,
-        max_ejection: 300 * SECOND,
         jitter: 0.0,
-        max_ejected: 0.1,
-        shadow: false,
-        overprovisioning: 1.4,
-        panic_threshold: 0.5,
         slow_start: SlowStart::new(Duration::ZERO, 0.1, 1.0),
-        unhealthy_after: 3,
         healthy_after: 2,
+        ..Rules::DEFAULT
     }
 }
 
