@@ -55,6 +55,18 @@ fn call(bulkhead: &SharedBulkhead, cost: u64, waits: bool) -> Call {
     })
 }
 
+/// Polls the calls that wait, and keeps the permits of those that are admitted.
+fn poll_calls(waiting: &mut Vec<(usize, Call)>, permits: &mut Vec<(usize, Permit)>) {
+    let mut cx = Context::from_waker(Waker::noop());
+    waiting.retain_mut(|(number, call)| match call.as_mut().poll(&mut cx) {
+        Poll::Pending => true,
+        Poll::Ready(admitted) => {
+            permits.extend(admitted.ok().map(|permit| (*number, permit)));
+            false
+        }
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -97,13 +109,7 @@ proptest! {
                 }
             }
             for _ in 0..=millis {
-                waiting.retain_mut(|(number, call)| match call.as_mut().poll(&mut cx) {
-                    Poll::Pending => true,
-                    Poll::Ready(admitted) => {
-                        permits.extend(admitted.ok().map(|permit| (*number, permit)));
-                        false
-                    }
-                });
+                poll_calls(&mut waiting, &mut permits);
                 for maintain in &mut upkeep {
                     let _ = maintain.as_mut().poll(&mut cx);
                 }
@@ -119,13 +125,7 @@ proptest! {
         store.set_latency(Duration::ZERO);
         for _ in 0..4000 {
             permits.clear();
-            waiting.retain_mut(|(number, call)| match call.as_mut().poll(&mut cx) {
-                Poll::Pending => true,
-                Poll::Ready(admitted) => {
-                    permits.extend(admitted.ok().map(|permit| (*number, permit)));
-                    false
-                }
-            });
+            poll_calls(&mut waiting, &mut permits);
             for maintain in &mut upkeep {
                 let _ = maintain.as_mut().poll(&mut cx);
             }
